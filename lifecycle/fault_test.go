@@ -1,0 +1,347 @@
+package lifecycle_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lotkeeper/lotkeeper/archive"
+	"github.com/lotkeeper/lotkeeper/archive/dir"
+	"github.com/lotkeeper/lotkeeper/archive/vaulttest"
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/lifecycle/sqlite"
+	"github.com/lotkeeper/lotkeeper/lifecycle/storetest"
+	"github.com/lotkeeper/lotkeeper/shred/filekeys"
+	"github.com/lotkeeper/lotkeeper/shred/keystoretest"
+)
+
+// fault is what happens at the n-th call of Store, Vault or KeyStore.
+type fault string
+
+const (
+	// failBefore: nothing is done, and the caller is told so. What it calls
+	// next works again.
+	failBefore fault = "before"
+	// failAfter: it is done, and reported failed: the acknowledgement got lost.
+	failAfter fault = "after, but reported failed"
+	// dieBefore and dieAfter: the process ends; no later call does anything.
+	dieBefore fault = "death before"
+	dieAfter  fault = "death after"
+)
+
+// trap fires once, at call number at.
+type trap struct {
+	at, calls int
+	kind      fault
+	fired     string
+	dead      bool
+	// act, if set, happens instead of a fault: what another process does just
+	// before that call.
+	act func()
+}
+
+var errDead = errors.New("the process is dead")
+
+func (tr *trap) hook(method string) (before, after error) {
+	if tr.dead {
+		return errDead, nil
+	}
+	if tr.calls++; tr.calls != tr.at {
+		return nil, nil
+	}
+	tr.fired = method
+	if tr.act != nil {
+		tr.act()
+		return nil, nil
+	}
+	tr.dead = tr.kind == dieBefore || tr.kind == dieAfter
+	if tr.kind == failBefore || tr.kind == dieBefore {
+		return storetest.ErrFault, nil
+	}
+	return nil, storetest.ErrFault
+}
+
+// onDisk is a world whose every part is in one directory, so that it can be
+// opened anew as the next process would, and searched for what must not be
+// there.
+func onDisk(t *testing.T, root string, now time.Time, tr *trap, create bool) *world {
+	t.Helper()
+	ctx := context.Background()
+	w := &world{t: t, dir: root, now: now}
+	clock := func() time.Time { return w.now }
+	vaults := []string{"one", "two"}
+	openKeys, openStore, openVault := filekeys.Open, sqlite.Open, dir.Open
+	if create {
+		openKeys, openVault = filekeys.Create, dir.Create
+		openStore = func(ctx context.Context, path string) (*sqlite.Store, error) {
+			return sqlite.Create(ctx, path, 1, lifecycle.Leaf{At: now, Actor: "test", Action: lifecycle.ActionInit})
+		}
+	}
+	keys, err := openKeys(filepath.Join(root, "keyring"), filekeys.Options{Mirrors: []string{filepath.Join(root, "mirror")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.store, err = openStore(ctx, filepath.Join(root, "lotkeeper.db")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.store.Close(); keys.Close() })
+	w.Engine = &lifecycle.Engine{
+		Store: &storetest.Faulty{Store: w.store, Fault: tr.hook}, Keys: &keystoretest.Faulty{KeyStore: keys, Fault: tr.hook},
+		Now: clock, Log: zerolog.Nop(), Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(), Actor: "tester", Software: "test",
+	}
+	for _, name := range vaults {
+		v, err := openVault(filepath.Join(root, "vault-"+name), name, dir.Options{Now: clock, Clock: func() (time.Time, error) { return w.now, nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Vaults = append(w.Vaults, &vaulttest.Faulty{Vault: v, Fault: tr.hook})
+	}
+	w.Limits.Identity = "x25519"
+	w.Limits.SegmentRecords, w.Limits.LockRecords, w.Limits.BatchRecords = 3, 2, 4
+	return w
+}
+
+// scenario is a life in which every step of the engine has work to do: two
+// days of due records in two archive classes, one due record of a day that is
+// not over, one that is not due, one held by a person, one by its sender.
+func scenario(w *world) error {
+	if err := scenarioUntilSweep(w); err != nil {
+		return err
+	}
+	_, err := w.Sweep(context.Background(), lifecycle.SweepOptions{})
+	return err
+}
+
+func scenarioUntilSweep(w *world) error {
+	ctx := context.Background()
+	day := func(s string) time.Time { return instant(w.t, s) }
+	lines := []string{
+		textbook,
+		record("a-1", "LOT-A", day("2022-09-14T09:00:00Z")), record("a-2", "LOT-A", day("2022-09-14T10:00:00Z")),
+		record("a-3", "LOT-A", day("2022-09-15T10:00:00Z")), record("a-4", "LOT-A", day("2022-09-15T11:00:00Z")),
+		strings.Replace(record("b-1", "LOT-B", day("2024-02-01T10:00:00Z")), `"kde_payload"`, `"created_or_obtained_at":"2024-02-01T10:00:00Z","kde_payload"`, 1),
+		record("held-1", "LOT-H", day("2022-09-14T12:00:00Z")),
+		strings.Replace(record("held-2", "LOT-S", day("2022-09-15T12:00:00Z")), `}}`, `},"retention_hold":true}`, 1),
+		record("today-1", "LOT-T", today.Add(-730*24*time.Hour)), record("young-1", "LOT-Y", today.Add(-time.Hour)),
+	}
+	if _, err := w.tryIngest(lines...); err != nil {
+		return err
+	}
+	held, err := w.Store.Holds(ctx, true)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(held, func(h *lifecycle.Hold) bool { return h.Kind == lifecycle.Recall }) {
+		if _, err := w.Place(ctx, lifecycle.PlaceRequest{Kind: lifecycle.Recall, Reason: "a test", Scope: lifecycle.Scope{TLC: "LOT-H"}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestFaultAtEveryCall interrupts the scenario at every call of Store, Vault
+// and KeyStore in each way, opens everything anew, checks that nothing is lost,
+// does the same again, and checks that all is as if nothing had happened.
+func TestFaultAtEveryCall(t *testing.T) {
+	// How many calls there are is found by a run without a fault.
+	tr := &trap{}
+	w := onDisk(t, t.TempDir(), today, tr, true)
+	if err := scenario(w); err != nil {
+		t.Fatal(err)
+	}
+	calls := tr.calls
+	checkDone(t, w)
+	t.Logf("%d calls, %d ways", calls, 4)
+
+	for _, kind := range []fault{failBefore, failAfter, dieBefore, dieAfter} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			for n := 1; n <= calls; n++ {
+				if testing.Short() && n%12 != 0 {
+					continue
+				}
+				t.Run(fmt.Sprint(n), func(t *testing.T) {
+					root := t.TempDir()
+					tr := &trap{at: n, kind: kind}
+					w := onDisk(t, root, today, tr, true)
+					err := scenario(w)
+					if tr.fired == "" {
+						t.Fatalf("call %d never came", n)
+					}
+					if err == nil && kind != failAfter && kind != failBefore {
+						t.Fatalf("%s at %s: nobody noticed", kind, tr.fired)
+					}
+					if err != nil && !errors.Is(err, storetest.ErrFault) && !errors.Is(err, errDead) {
+						t.Fatalf("%s at %s: another error: %v", kind, tr.fired, err)
+					}
+					w.store.Close()
+
+					// The next process.
+					w = onDisk(t, root, today, &trap{}, false)
+					checkNothingLost(t, w, tr.fired)
+					if err := scenario(w); err != nil {
+						t.Fatalf("%s at %s: the next run: %v", kind, tr.fired, err)
+					}
+					checkDone(t, w)
+				})
+			}
+		})
+	}
+}
+
+// checkNothingLost: whatever was accepted can be read, and no key was destroyed
+// for a record without a verified copy.
+func checkNothingLost(t *testing.T, w *world, at string) {
+	t.Helper()
+	ctx := context.Background()
+	for r, err := range w.Store.Rows(ctx, lifecycle.Query{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, err := w.Line(ctx, r.RecordID)
+		if err != nil || !bytes.Contains(line, []byte(r.RecordID)) {
+			t.Fatalf("after %s, record %s (%s) cannot be read: %v", at, r.RecordID, r.State, err)
+		}
+	}
+	noneTwice(t, w)
+}
+
+// noneTwice: at most one verified segment lists a record.
+func noneTwice(t *testing.T, w *world) {
+	t.Helper()
+	ctx := context.Background()
+	segments, err := w.Store.Segments(ctx, lifecycle.Verified, lifecycle.Settled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := map[string]string{}
+	for _, g := range segments {
+		r, err := w.Vaults[0].Get(ctx, g.ManifestKey, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if _, err := b.ReadFrom(r); err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		m, err := archive.ParseManifest(b.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, en := range m.Entries {
+			if in[en.RecordID] != "" {
+				t.Fatalf("record %s is archived twice: in %s and %s", en.RecordID, in[en.RecordID], g.ID)
+			}
+			in[en.RecordID] = g.ID
+		}
+	}
+}
+
+// checkDone: all is as it is after an undisturbed run.
+func checkDone(t *testing.T, w *world) {
+	t.Helper()
+	ctx := context.Background()
+	want := map[string]lifecycle.State{
+		"cte-8842-a": lifecycle.Archived, "a-1": lifecycle.Archived, "a-2": lifecycle.Archived, "a-3": lifecycle.Archived, "a-4": lifecycle.Archived,
+		"b-1": lifecycle.Archived, "held-1": lifecycle.Held, "held-2": lifecycle.Held, "today-1": lifecycle.Archived, "young-1": lifecycle.Active,
+	}
+	for id, state := range want {
+		v := w.view(id)
+		if v.State != state {
+			t.Errorf("record %s is %s, not %s", id, v.State, state)
+		}
+		// Every day that is over has lost its key, also that of the held ones.
+		wantClass := lifecycle.Destroyed
+		if id == "today-1" || id == "young-1" || strings.HasPrefix(id, "held") {
+			wantClass = lifecycle.Open
+		}
+		if v.ClassState != wantClass {
+			t.Errorf("the class %s of record %s is %s, not %s", v.Class, id, v.ClassState, wantClass)
+		}
+		if len(v.History) == 0 || v.History[0].Action != lifecycle.ActionIngested {
+			t.Errorf("record %s has no trace of its ingest: %+v", id, v.History)
+		}
+		if _, err := w.Line(ctx, id); err != nil {
+			t.Errorf("record %s cannot be read: %v", id, err)
+		}
+		if held := len(v.Holds); strings.HasPrefix(id, "held") && held != 1 {
+			t.Errorf("record %s has %d holds", id, held)
+		}
+	}
+	classes, err := w.Store.Classes(ctx, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaves, err := w.Store.Leaves(ctx, lifecycle.LeafQuery{Actions: []string{lifecycle.ActionShredded}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range classes {
+		if c.State == lifecycle.Condemned || c.State == lifecycle.Executing {
+			t.Errorf("class %s was left %s", c.ID, c.State)
+		}
+		if c.State != lifecycle.Destroyed {
+			continue
+		}
+		if !slices.ContainsFunc(leaves, func(l lifecycle.Leaf) bool { return bytes.Contains(l.Body, []byte(`"`+c.ID+`"`)) }) {
+			t.Errorf("class %s was destroyed without a receipt", c.ID)
+		}
+		if c.IntentLeaf == 0 || c.DEKs != 0 {
+			t.Errorf("class %s was destroyed with %d DEKs, intent leaf %d", c.ID, c.DEKs, c.IntentLeaf)
+		}
+	}
+	noneTwice(t, w)
+	w.verify()
+	// No object lies in a vault that no row knows.
+	segments, err := w.Store.Segments(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, g := range segments {
+		known[g.ObjectKey], known[g.ManifestKey] = true, true
+	}
+	for _, v := range w.Vaults {
+		for o, err := range v.Versions(ctx, "") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !known[o.Key] {
+				t.Errorf("%s in vault %s is an orphan", o.Key, v.Name())
+			}
+		}
+	}
+	noPlaintext(t, w.dir)
+}
+
+// noPlaintext: no file anywhere has a KDE in it that is not an index column.
+func noPlaintext(t *testing.T, root string) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(b, []byte("very-secret")) {
+			t.Errorf("%s has a KDE in plain text", path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,76 @@
+package lifecycle
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Leaf is one entry of the audit trail. A Store writes it in the transaction
+// of the change it tells of: no leaf, no change. Leaves hold ids, counts,
+// checksums and arithmetic, never KDEs.
+type Leaf struct {
+	// ID is given by the Store when the leaf is committed, ascending.
+	ID     int64
+	At     time.Time
+	Actor  string
+	Action string
+	RunID  string
+	// Subject is the id of what the leaf is about: a record, hold, segment or
+	// run; empty where the body lists many.
+	Subject string
+	Body    json.RawMessage
+}
+
+// The actions of leaves. Scripts read them in `record show` and `run show`.
+const (
+	ActionInit           = "init"
+	ActionRunStarted     = "run-started"
+	ActionRunFinished    = "run-finished"
+	ActionRunInterrupted = "run-interrupted"
+	ActionClassOpened    = "class-opened"
+	ActionIngested       = "ingested"
+	ActionHoldPlaced     = "hold-placed"
+	ActionHoldReleased   = "hold-released"
+	ActionStaged         = "segment-staged"
+	ActionVerified       = "segment-verified"
+	ActionAbandoned      = "segment-abandoned"
+	ActionArchived       = "archived"
+	ActionSettled        = "segment-settled"
+	ActionResealed       = "resealed"
+	ActionShredIntent    = "shred-intent"
+	ActionShredExecuting = "shred-executing"
+	ActionShredded       = "shredded"
+	ActionDropped        = "ciphertext-dropped"
+	ActionClockAccepted  = "clock-accepted"
+	ActionKeyringMended  = "keyring-recovered"
+	ActionIdentityShown  = "identity-disclosed"
+)
+
+// With adds one field to the leaf's body: what only the Store knows, such as
+// how many rows its statement changed.
+func (l Leaf) With(field string, value any) Leaf {
+	body := map[string]json.RawMessage{}
+	if len(l.Body) > 0 {
+		if err := json.Unmarshal(l.Body, &body); err != nil {
+			panic(err) // the engine's own JSON
+		}
+	}
+	b, err := json.Marshal(value)
+	if err != nil {
+		panic(err)
+	}
+	body[field] = b
+	if l.Body, err = json.Marshal(body); err != nil {
+		panic(err)
+	}
+	return l
+}
+
+// leaf makes a leaf of the engine's actor at the run's time.
+func (e *Engine) leaf(at time.Time, action, runID, subject string, body any) Leaf {
+	b, err := json.Marshal(body)
+	if err != nil {
+		panic(err) // bodies are maps and structs of plain values
+	}
+	return Leaf{At: at.UTC(), Actor: e.Actor, Action: action, RunID: runID, Subject: subject, Body: b}
+}

@@ -1,0 +1,401 @@
+package lifecycle
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/lotkeeper/lotkeeper/archive"
+	"github.com/lotkeeper/lotkeeper/cte"
+	"github.com/lotkeeper/lotkeeper/shred"
+)
+
+// identityLabel binds a wrapped identity to its segment.
+func identityLabel(segment string) string { return "segment-identity " + segment }
+
+// index is what a manifest says of a record beside its checksum: enough to
+// rebuild the record's row.
+type index struct {
+	TLC                 string   `json:"traceability_lot_code"`
+	TLCSource           string   `json:"tlc_source"`
+	EventType           string   `json:"event_type"`
+	EventTimestamp      string   `json:"event_timestamp"`
+	CreatedOrObtainedAt string   `json:"created_or_obtained_at"`
+	DueAt               string   `json:"due_at"`
+	PurgeNotBefore      string   `json:"purge_not_before"`
+	Location            string   `json:"location"`
+	Product             string   `json:"product"`
+	Content             string   `json:"content_identity"`
+	Gaps                []string `json:"gaps,omitempty"`
+}
+
+func indexOf(r *Row) json.RawMessage {
+	b, err := json.Marshal(index{r.TLC, r.TLCSource, string(r.EventType), cte.FormatTime(r.EventTimestamp), cte.FormatTime(r.CreatedOrObtainedAt),
+		cte.FormatTime(r.DueAt), cte.FormatTime(r.PurgeNotBefore), r.Location, r.Product, hexOf(r.Content), r.Gaps})
+	if err != nil {
+		panic(err) // strings
+	}
+	return b
+}
+
+// archive moves what is due and not held into segments, one archive class
+// after the other, each in due order. Held records are passed over page by
+// page, so however many there are, those behind them get their turn.
+func (s *sweep) archive(ctx context.Context) error {
+	classes, err := s.Store.DueClasses(ctx, s.now)
+	if err != nil {
+		return err
+	}
+	for _, class := range classes {
+		if err := s.archiveClass(ctx, class); err != nil || s.res.StoppedEarly {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sweep) archiveClass(ctx context.Context, class string) error {
+	var b *builder
+	for after := (Cursor{}); ; {
+		page, err := s.Store.DuePage(ctx, class, s.now, after, s.Limits.BatchRecords, s.Limits.BatchBytes)
+		if err != nil {
+			return err
+		}
+		for i := range page {
+			r := &page[i]
+			after = Cursor{r.DueAt, r.Seq}
+			if b == nil && !s.deadline.IsZero() && s.Now().After(s.deadline) {
+				s.res.StoppedEarly = true
+				return nil
+			}
+			switch Decide(&r.Row, s.Policy, s.holds, s.now).Action {
+			case Keep:
+				continue
+			case Defer:
+				s.res.Due++
+				s.res.Held++
+				continue
+			}
+			s.res.Due++
+			line, err := s.unseal(ctx, r)
+			if errors.Is(err, shred.ErrDestroyed) || errors.Is(err, shred.ErrAuthentication) || errors.Is(err, errChecksum) {
+				s.fail(&r.Row, err)
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if b == nil {
+				if b, err = s.newSegment(class); err != nil {
+					return err
+				}
+			}
+			if err := b.w.Write(r.RecordID, line, indexOf(&r.Row)); err != nil {
+				return fmt.Errorf("couldn't write record %s to segment %s: %w", r.RecordID, b.id, err)
+			}
+			if b.w.Records() >= s.Limits.SegmentRecords || b.w.PlaintextBytes() >= s.Limits.SegmentBytes {
+				if err := s.finish(ctx, b); err != nil {
+					return err
+				}
+				b = nil
+			}
+		}
+		if len(page) == 0 {
+			if b != nil {
+				return s.finish(ctx, b)
+			}
+			return nil
+		}
+		s.progress("archive", s.res.Archived)
+	}
+}
+
+// errChecksum: a record's line is not the one that its row names.
+var errChecksum = errors.New("the record does not match its checksum")
+
+// unseal opens a hot record and checks it against its row. What is archived is
+// what was taken in, or it is not archived.
+func (k *keyring) unseal(ctx context.Context, r *Sealed) ([]byte, error) {
+	if r.WrappedDEK == nil {
+		return nil, fmt.Errorf("record %s has no DEK in the hot store: %w", r.RecordID, shred.ErrDestroyed)
+	}
+	key, err := k.key(ctx, r.Class)
+	if err != nil {
+		return nil, err
+	}
+	dek, err := key.Unwrap(r.WrappedDEK, r.RecordID)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't unwrap the DEK of record %s: %w", r.RecordID, err)
+	}
+	line, err := shred.Open(dek, r.Payload, r.RecordID)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't open record %s: %w", r.RecordID, err)
+	}
+	if cte.Checksum(line) != r.Checksum {
+		return nil, fmt.Errorf("record %s: %w", r.RecordID, errChecksum)
+	}
+	return line, nil
+}
+
+func (s *sweep) unseal(ctx context.Context, r *Sealed) ([]byte, error) { return s.keys.unseal(ctx, r) }
+
+// builder is a segment being packed in memory.
+type builder struct {
+	id, class string
+	secret    string
+	recipient age.Recipient
+	identity  age.Identity
+	object    bytes.Buffer
+	w         *archive.Writer
+}
+
+func (s *sweep) newSegment(class string) (*builder, error) {
+	id, err := s.newID("seg", s.now)
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{id: id, class: class}
+	if b.secret, b.recipient, err = archive.NewIdentity(s.Limits.Identity); err != nil {
+		return nil, fmt.Errorf("couldn't make the identity of segment %s: %w", id, err)
+	}
+	if b.identity, _, err = archive.ParseIdentity(b.secret); err != nil {
+		return nil, fmt.Errorf("couldn't make the identity of segment %s: %w", id, err)
+	}
+	if b.w, err = archive.NewWriter(&b.object, b.recipient); err != nil {
+		return nil, fmt.Errorf("couldn't begin segment %s: %w", id, err)
+	}
+	return b, nil
+}
+
+// finish takes a packed segment all the way: stage, put, read back, verify,
+// soft-delete, settle.
+func (s *sweep) finish(ctx context.Context, b *builder) error {
+	sealed, err := b.w.Close()
+	if err != nil {
+		return fmt.Errorf("couldn't seal segment %s: %w", b.id, err)
+	}
+	n := len(sealed.Entries)
+	g, manifest, err := s.describe(ctx, b, sealed)
+	if err != nil {
+		return err
+	}
+	// From here on the manifest has the index columns: the largest part of
+	// what a segment keeps in memory.
+	b.w = nil
+	for i := range sealed.Entries {
+		sealed.Entries[i].Index = nil
+	}
+	// The row first: an object without a row would be an orphan nobody knows.
+	leaf := s.leaf(s.Now(), ActionStaged, s.lease.RunID, g.ID, map[string]any{
+		"class": g.Class, "records": n, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "manifest_sha256": hexOf(g.ManifestSHA256)})
+	if err := s.Store.StageSegment(ctx, s.lease, g, leaf); err != nil {
+		return err
+	}
+	for _, v := range s.Vaults {
+		if err := put(ctx, v, &g, bytes.NewReader(b.object.Bytes()), bytes.NewReader(manifest)); err != nil {
+			return err
+		}
+	}
+	// What was packed is not trusted with what it was packed from: the
+	// checksums are read from the hot store once more, by a statement of
+	// their own.
+	members, err := s.members(ctx, sealed.Entries)
+	if err != nil {
+		return err
+	}
+	if err := s.verify(ctx, &g, sealed.Entries, b.identity); err != nil {
+		return err
+	}
+	archived, err := s.settle(ctx, &g, members)
+	s.res.Archived += archived
+	s.res.Segments++
+	if err != nil {
+		return err
+	}
+	// A hold that came in between kept the others hot.
+	s.res.Held += n - archived
+	return nil
+}
+
+// describe makes the segment's row and its manifest.
+func (s *sweep) describe(ctx context.Context, b *builder, sealed *archive.Sealed) (Segment, []byte, error) {
+	key, err := s.keys.key(ctx, b.class)
+	if err != nil {
+		return Segment{}, nil, err
+	}
+	wrapped, err := key.WrapSecret(s.rand(), []byte(b.secret), identityLabel(b.id))
+	if err != nil {
+		return Segment{}, nil, fmt.Errorf("couldn't wrap the identity of segment %s: %w", b.id, err)
+	}
+	// The lock lasts as long as the archive class, and never less than MinLock.
+	until := s.now.Add(s.Limits.MinLock)
+	if end, err := classEnd(b.class); err != nil {
+		return Segment{}, nil, err
+	} else if end.After(until) {
+		until = end
+	}
+	if until = archive.WholeSecond(until); until.After(latest) {
+		until = latest.Truncate(time.Second) // rounded up, the last class's end has a year of five digits
+	}
+	m := archive.Manifest{
+		Format: archive.ManifestFormat, SegmentID: b.id, Class: b.class, Records: len(sealed.Entries), Bytes: sealed.PlaintextSize,
+		ObjectKey: archive.ObjectKey(b.class, b.id), ObjectSize: sealed.ObjectSize, ObjectSHA256: sealed.ObjectSHA256, PlaintextSHA256: sealed.PlaintextSHA256,
+		Root: sealed.Root, WrappedIdentity: wrapped, Recipient: fmt.Sprint(b.recipient), RetainUntil: until, CreatedAt: s.now,
+		Policy: s.Policy.Name, PolicyHash: s.Policy.Hash(),
+		Cutoff:  s.arithmetic(),
+		Sweeper: s.Actor, RunID: s.lease.RunID, Software: s.Software, Entries: sealed.Entries,
+	}
+	manifest := m.Encode()
+	return Segment{
+		ID: b.id, Class: b.class, State: Staged, RunID: s.lease.RunID, Records: len(sealed.Entries),
+		ObjectKey: m.ObjectKey, ObjectSize: sealed.ObjectSize, ObjectSHA256: sealed.ObjectSHA256, PlaintextSHA256: sealed.PlaintextSHA256, Root: sealed.Root,
+		ManifestKey: archive.ManifestKey(b.class, b.id), ManifestSize: int64(len(manifest)), ManifestSHA256: cte.Checksum(manifest),
+		WrappedIdentity: wrapped, RetainUntil: until, CreatedAt: s.now,
+	}, manifest, nil
+}
+
+// put stores object and manifest in one vault. An object that is there
+// already is left alone: verification will say whether it is the right one.
+func put(ctx context.Context, v archive.Vault, g *Segment, object, manifest io.ReadSeeker) error {
+	for _, o := range []struct {
+		key  string
+		body io.ReadSeeker
+		sum  [32]byte
+		size int64
+	}{
+		{g.ObjectKey, object, g.ObjectSHA256, g.ObjectSize},
+		{g.ManifestKey, manifest, g.ManifestSHA256, g.ManifestSize},
+	} {
+		_, err := v.Put(ctx, o.key, o.body, archive.PutOptions{SHA256: o.sum, Size: o.size, Mode: archive.Compliance, RetainUntil: g.RetainUntil})
+		if err != nil && !errors.Is(err, archive.ErrExists) {
+			return fmt.Errorf("segment %s: %w", g.ID, err)
+		}
+	}
+	return nil
+}
+
+// members pairs a segment's entries with the checksums that the hot store has
+// now. All of them must be there and agree.
+func (s *sweep) members(ctx context.Context, entries []archive.Entry) ([]Member, error) {
+	members := make([]Member, 0, len(entries))
+	for start := 0; start < len(entries); start += s.Limits.BatchRecords {
+		part := entries[start:min(start+s.Limits.BatchRecords, len(entries))]
+		ids := make([]string, len(part))
+		for i, en := range part {
+			ids[i] = en.RecordID
+		}
+		sums, err := s.Store.Checksums(ctx, ids)
+		if err != nil {
+			return nil, err
+		}
+		for _, en := range part {
+			sum, ok := sums[en.RecordID]
+			if !ok || hexOf(sum) != en.Checksum {
+				return nil, fmt.Errorf("record %s in the hot store is not the one that was packed: %w", en.RecordID, errChecksum)
+			}
+			members = append(members, Member{en.RecordID, sum})
+		}
+	}
+	return members, nil
+}
+
+// verify reads the segment back from every vault, compares all of it, and only
+// then moves it from staged to verified.
+func (s *sweep) verify(ctx context.Context, g *Segment, entries []archive.Entry, identity age.Identity) error {
+	for _, v := range s.Vaults {
+		c, err := s.readBack(ctx, v, g, entries, identity)
+		if err != nil {
+			return err
+		}
+		g.Copies = append(g.Copies, c)
+	}
+	leaf := s.leaf(s.Now(), ActionVerified, s.lease.RunID, g.ID, map[string]any{
+		"class": g.Class, "object_key": g.ObjectKey, "object_sha256": hexOf(g.ObjectSHA256), "copies": g.Copies})
+	if err := s.Store.VerifySegment(ctx, s.lease, g.ID, g.Copies, leaf); err != nil {
+		return err
+	}
+	g.State = Verified
+	return nil
+}
+
+// readBack verifies one copy, by the version ids that the vault names now, which
+// are recorded and used ever after.
+func (s *sweep) readBack(ctx context.Context, v archive.Vault, g *Segment, entries []archive.Entry, identity age.Identity) (Copy, error) {
+	c := Copy{Vault: v.Name()}
+	for _, o := range []struct {
+		key     string
+		version *string
+	}{{g.ObjectKey, &c.ObjectVersion}, {g.ManifestKey, &c.ManifestVersion}} {
+		info, err := v.Stat(ctx, o.key, "")
+		if err != nil {
+			return c, fmt.Errorf("couldn't read back %s from vault %s: %w", o.key, v.Name(), err)
+		}
+		*o.version = info.VersionID
+		if c.RetainUntil.IsZero() || info.RetainUntil.Before(c.RetainUntil) {
+			c.RetainUntil = info.RetainUntil
+		}
+	}
+	if err := s.checkCopy(ctx, v, g, c, entries, identity); err != nil {
+		return c, err
+	}
+	c.VerifiedAt = s.Now().UTC()
+	return c, nil
+}
+
+// expect says what a copy of a segment has to be, by its row.
+func expect(g *Segment, c Copy, entries []archive.Entry) archive.Expect {
+	return archive.Expect{
+		SegmentID:   g.ID,
+		Object:      archive.File{Key: g.ObjectKey, VersionID: c.ObjectVersion, SHA256: g.ObjectSHA256, Size: g.ObjectSize},
+		Manifest:    archive.File{Key: g.ManifestKey, VersionID: c.ManifestVersion, SHA256: g.ManifestSHA256, Size: g.ManifestSize},
+		RetainUntil: g.RetainUntil, Entries: entries,
+	}
+}
+
+// errMismatch: a copy is not what was put there.
+var errMismatch = errors.New("the copy read back is not what was archived")
+
+func (s *sweep) checkCopy(ctx context.Context, v archive.Vault, g *Segment, c Copy, entries []archive.Entry, identity age.Identity) error {
+	found, err := archive.VerifyCopy(ctx, v, expect(g, c, entries), identity)
+	if err != nil {
+		return fmt.Errorf("couldn't read back segment %s from vault %s: %w", g.ID, v.Name(), err)
+	}
+	if len(found) > 0 {
+		m := found[0]
+		return fmt.Errorf("vault %s, %s: %w (%d findings, the first: %s, expected %s, read %s)", v.Name(), m.Key, errMismatch, len(found), m.Kind, m.Expected, m.Actual)
+	}
+	return nil
+}
+
+// settle soft-deletes the members of a verified segment and settles it. A member
+// that is held, or no longer active, stays as it is.
+func (s *sweep) settle(ctx context.Context, g *Segment, members []Member) (archived int, err error) {
+	for start := 0; start < len(members); start += s.Limits.LockRecords {
+		part := members[start:min(start+s.Limits.LockRecords, len(members))]
+		leaf := s.leaf(s.Now(), ActionArchived, s.lease.RunID, g.ID, map[string]any{
+			"segment": g.ID, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "cutoff": s.arithmetic(),
+			"policy_hash": s.Policy.Hash(), "copies": g.Copies})
+		n, err := s.Store.SoftDelete(ctx, s.lease, g.ID, s.now, part, leaf)
+		archived += n
+		if err != nil {
+			return archived, err
+		}
+	}
+	leaf := s.leaf(s.Now(), ActionSettled, s.lease.RunID, g.ID, map[string]any{"archived": archived, "kept": len(members) - archived})
+	return archived, s.Store.SettleSegment(ctx, s.lease, g.ID, leaf)
+}
+
+// classEnd is when the month of an archive class is over.
+func classEnd(class string) (time.Time, error) {
+	var year, mon, n int
+	if _, err := fmt.Sscanf(class, string(ArchiveClass)+"-%4d-%2d-%d", &year, &mon, &n); err != nil {
+		return time.Time{}, fmt.Errorf("%q is not an archive class: %w", class, err)
+	}
+	return ArchivePeriod(time.Date(year, time.Month(mon), 1, 0, 0, 0, 0, time.UTC)).Ends(), nil
+}

@@ -1,0 +1,246 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lotkeeper/lotkeeper/cte"
+)
+
+// RecordView is all there is to say of one record but its KDEs. Its JSON
+// names are a promise.
+type RecordView struct {
+	RecordID            string        `json:"record_id"`
+	TLC                 string        `json:"traceability_lot_code"`
+	TLCSource           string        `json:"tlc_source"`
+	EventType           cte.EventType `json:"event_type"`
+	EventTimestamp      string        `json:"event_timestamp"`
+	CreatedOrObtainedAt string        `json:"created_or_obtained_at"`
+	State               State         `json:"state"`
+	BaseState           State         `json:"base_state"`
+	DueAt               string        `json:"due_at"`
+	PurgeNotBefore      string        `json:"purge_not_before"`
+	Location            string        `json:"location"`
+	Product             string        `json:"product"`
+	Checksum            string        `json:"checksum"`
+	Gaps                []string      `json:"gaps"`
+	// Class wraps the DEK in the hot store, or did; ClassState is "destroyed"
+	// once no copy of the hot row can be opened any more.
+	Class      string        `json:"class"`
+	ClassState ClassState    `json:"class_state"`
+	Why        Why           `json:"why"`
+	Holds      []HoldView    `json:"holds"`
+	Archive    *ArchiveView  `json:"archive"`
+	History    []HistoryView `json:"history"`
+}
+
+// Why says which rule put the record where it is.
+type Why struct {
+	Policy     string `json:"policy"`
+	Rule       string `json:"rule"`
+	Arithmetic string `json:"arithmetic"`
+}
+
+// HoldView is a hold as a record sees it.
+type HoldView struct {
+	HoldID   string   `json:"hold_id"`
+	Kind     HoldKind `json:"kind"`
+	Reason   string   `json:"reason"`
+	PlacedBy string   `json:"placed_by"`
+	PlacedAt string   `json:"placed_at"`
+}
+
+// ArchiveView is where the archived copies are.
+type ArchiveView struct {
+	Segment string     `json:"segment"`
+	Copies  []CopyView `json:"copies"`
+}
+
+// CopyView is one vault's copy of a segment.
+type CopyView struct {
+	Vault       string `json:"vault"`
+	Key         string `json:"key"`
+	VersionID   string `json:"version_id"`
+	SHA256      string `json:"sha256"`
+	RetainUntil string `json:"retain_until"`
+	VerifiedAt  string `json:"verified_at"`
+}
+
+// HistoryView is one step of a record's life.
+type HistoryView struct {
+	At     string `json:"at"`
+	Actor  string `json:"actor"`
+	Action string `json:"action"`
+	From   State  `json:"from"`
+	To     State  `json:"to"`
+	RunID  string `json:"run_id"`
+}
+
+// View collects what is known of a record. ErrNotFound.
+func (e *Engine) View(ctx context.Context, id string) (RecordView, error) {
+	r, err := e.Store.Row(ctx, id)
+	if err != nil {
+		return RecordView{}, err
+	}
+	all, err := e.Store.Holds(ctx, false)
+	if err != nil {
+		return RecordView{}, err
+	}
+	now := e.Now().UTC()
+	open := NewHoldSet(all)
+	v := RecordView{
+		RecordID: r.RecordID, TLC: r.TLC, TLCSource: r.TLCSource, EventType: r.EventType,
+		EventTimestamp: cte.FormatTime(r.EventTimestamp), CreatedOrObtainedAt: cte.FormatTime(r.CreatedOrObtainedAt),
+		BaseState: r.State, State: r.State, DueAt: cte.FormatTime(e.Policy.DueAt(r.EventTimestamp)), PurgeNotBefore: cte.FormatTime(r.PurgeNotBefore),
+		Location: r.Location, Product: r.Product, Checksum: hexOf(r.Checksum), Gaps: append([]string{}, r.Gaps...),
+		Class: r.Class, Holds: []HoldView{}, History: []HistoryView{},
+		Why: Why{Policy: e.Policy.Name, Arithmetic: e.Policy.Arithmetic(r.EventTimestamp)},
+	}
+	switch r.State {
+	case Archived:
+		v.Why.Rule = fmt.Sprintf("archived: event_timestamp + %d days had passed, every copy was read back and verified", e.Policy.ArchiveAfterDays)
+	case Purged:
+		v.Why.Rule = "purged: its archive class was over, and the law's floor had passed"
+	default:
+		d := Decide(&r, e.Policy, open, now)
+		v.Why.Rule = string(d.Action) + ": " + d.Reason
+	}
+	for _, h := range open.Covering(&r) {
+		if r.State != Purged {
+			v.State = Held
+		}
+		v.Holds = append(v.Holds, HoldView{h.ID, h.Kind, h.Reason, h.PlacedBy, cte.FormatTime(h.PlacedAt)})
+	}
+	if r.Segment != "" {
+		g, err := e.Store.Segment(ctx, r.Segment)
+		if err != nil {
+			return v, err
+		}
+		v.Archive = &ArchiveView{Segment: g.ID, Copies: []CopyView{}}
+		for _, c := range g.Copies {
+			v.Archive.Copies = append(v.Archive.Copies, CopyView{c.Vault, g.ObjectKey, c.ObjectVersion, hexOf(g.ObjectSHA256), cte.FormatTime(c.RetainUntil), cte.FormatTime(c.VerifiedAt)})
+		}
+	}
+	v.History, err = e.history(ctx, &r, all)
+	if err != nil {
+		return v, err
+	}
+	classes, err := e.Store.Classes(ctx, false)
+	for _, c := range classes {
+		if c.ID == r.Class {
+			v.ClassState = c.State
+		}
+	}
+	return v, err
+}
+
+// history puts a record's own leaves, those of its class's end, and those of
+// the holds that cover or covered it, into one order, and follows its state
+// through them.
+func (e *Engine) history(ctx context.Context, r *Row, holds []*Hold) ([]HistoryView, error) {
+	leaves, err := e.Store.RecordLeaves(ctx, r.Seq)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range holds {
+		if !slices.ContainsFunc(h.Scopes, func(s Scope) bool { return s.Covers(r) }) {
+			continue
+		}
+		of, err := e.Store.Leaves(ctx, LeafQuery{Subject: h.ID})
+		if err != nil {
+			return nil, err
+		}
+		leaves = append(leaves, of...)
+	}
+	if r.State != Active {
+		shredded, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionShredded}})
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range shredded {
+			var body struct {
+				Classes []string `json:"classes"`
+			}
+			if err := json.Unmarshal(l.Body, &body); err != nil {
+				return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
+			}
+			if slices.Contains(body.Classes, r.Class) {
+				leaves = append(leaves, l)
+			}
+		}
+	}
+	// A hold may be older than the record it covers: then the record is held
+	// from its first moment on, and the hold's own leaf is not part of its life.
+	slices.SortFunc(leaves, func(a, b Leaf) int { return int(a.ID - b.ID) })
+	out := []HistoryView{}
+	base, openHolds := State(""), 0
+	state := func() State {
+		if openHolds > 0 && base != "" {
+			return Held
+		}
+		return base
+	}
+	for _, l := range leaves {
+		from := state()
+		switch l.Action {
+		case ActionIngested:
+			base = Active
+		case ActionArchived:
+			base = Archived
+		case ActionHoldPlaced:
+			openHolds++
+		case ActionHoldReleased:
+			openHolds--
+		}
+		if base == "" {
+			continue
+		}
+		out = append(out, HistoryView{cte.FormatTime(l.At), l.Actor, l.Action, from, state(), l.RunID})
+	}
+	return out, nil
+}
+
+// HoldDetail is a hold as its list and its own screen show it.
+type HoldDetail struct {
+	HoldID        string   `json:"hold_id"`
+	Kind          HoldKind `json:"kind"`
+	Reference     string   `json:"reference"`
+	Reason        string   `json:"reason"`
+	Status        string   `json:"status"`
+	PlacedBy      string   `json:"placed_by"`
+	PlacedAt      string   `json:"placed_at"`
+	Scopes        []Scope  `json:"scopes"`
+	Covered       int64    `json:"covered"`
+	TooLate       int64    `json:"too_late"`
+	ReleasedBy    string   `json:"released_by"`
+	ReleasedAt    string   `json:"released_at"`
+	ReleaseReason string   `json:"release_reason"`
+}
+
+// Describe counts what a hold covers now.
+func (e *Engine) Describe(ctx context.Context, h *Hold) (HoldDetail, error) {
+	cov, err := e.Store.Coverage(ctx, h.ID)
+	d := HoldDetail{
+		HoldID: h.ID, Kind: h.Kind, Reference: h.Reference, Reason: h.Reason, Status: "open", PlacedBy: h.PlacedBy, PlacedAt: cte.FormatTime(h.PlacedAt),
+		Scopes: h.Scopes, Covered: cov.Covered, TooLate: cov.TooLate,
+	}
+	if !h.Open() {
+		d.Status, d.ReleasedBy, d.ReleasedAt, d.ReleaseReason = "released", h.ReleasedBy, cte.FormatTime(h.ReleasedAt), h.ReleaseReason
+	}
+	return d, err
+}
+
+// String is a scope in words.
+func (s Scope) String() string {
+	if s.RecordID != "" {
+		return "record " + s.RecordID
+	}
+	parts := []string{"lot " + s.TLC}
+	if s.TLCSource != "" {
+		parts = append(parts, "from "+s.TLCSource)
+	}
+	return strings.Join(parts, " ")
+}

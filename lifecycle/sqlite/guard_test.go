@@ -1,0 +1,261 @@
+package sqlite
+
+import (
+	"database/sql"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/lifecycle/storetest"
+)
+
+// raw opens the database as another program would: without our pragmas.
+func raw(t testing.TB, path string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: "_pragma=busy_timeout(10000)"}).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.SetMaxOpenConns(1)
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+const someTime = `'2020-01-01T00:00:00.000000000Z'`
+
+// guarded is a database with a record in each state: 1 active, 2 archived, 3
+// purged, 4 active and held, 5 active and held as its lot. Classes: 1 open with
+// DEKs, 2 open and empty, 3 condemned, 4 executing, 5 destroyed, 6 the archive's,
+// 7 open with an active record whose DEK is in another, 8 destroyed with payloads.
+// Segments are numbered as their states come: staged, verified, settled, abandoned.
+func guarded(t testing.TB) *sql.DB {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "lotkeeper.db")
+	s, err := Create(t.Context(), path, 0, storetest.Init())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db := raw(t, path)
+	record := func(seq int, lot string, class int) string {
+		return fmt.Sprintf(`INSERT INTO records (seq, record_id, tlc, tlc_source, event_type, event_at, obtained_at, due_at, purge_not_before, location, product,
+			checksum, content, gaps, class_no, archive_class_no, ingest_leaf)
+			VALUES (%d, 'r-%d', '%s', 'S', 'shipping', `+someTime+`, `+someTime+`, `+someTime+`, `+someTime+`, '', '', zeroblob(32), zeroblob(32), '', %d, 6, 1)`, seq, seq, lot, class)
+	}
+	setup := []string{`BEGIN`}
+	for i := 1; i <= 8; i++ {
+		setup = append(setup, fmt.Sprintf(`INSERT INTO classes (class_no, class_id, kind, period_start, closes_at, generation) VALUES (%d, 'c-%d', 'hot', %[3]s, %[3]s, %[1]d)`, i, i, someTime))
+	}
+	for i := 1; i <= 4; i++ {
+		setup = append(setup, fmt.Sprintf(`INSERT INTO segments (segment_no, segment_id, class_no, run_id, records, object_key, object_size, object_sha256, plaintext_sha256,
+			merkle_root, manifest_key, manifest_size, manifest_sha256, wrapped_identity, retain_until, created_at)
+			VALUES (%d, 'seg-%d', 6, '', 1, '', 1, '', '', '', '', 1, '', '', %[3]s, %[3]s)`, i, i, someTime))
+	}
+	setup = append(setup,
+		`UPDATE segments SET state = 'verified' WHERE segment_no IN (2, 3)`,
+		record(1, "L-1", 1), record(2, "L-1", 8), record(3, "L-1", 8), record(4, "L-1", 1), record(5, "HELD", 1), record(6, "L-1", 7),
+		`INSERT INTO deks SELECT seq, CASE seq WHEN 6 THEN 1 ELSE class_no END, zeroblob(60) FROM records`,
+		`INSERT INTO payloads SELECT seq, zeroblob(60) FROM records`,
+		`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq IN (2, 3)`,
+		`DELETE FROM deks WHERE seq IN (2, 3)`,
+		`UPDATE records SET state = 'purged' WHERE seq = 3`,
+		`UPDATE segments SET state = 'settled' WHERE segment_no = 3`,
+		`UPDATE segments SET state = 'abandoned' WHERE segment_no = 4`,
+		`UPDATE classes SET state = 'condemned' WHERE class_no IN (3, 4, 5, 8)`,
+		`UPDATE classes SET state = 'executing' WHERE class_no IN (4, 5, 8)`,
+		`UPDATE classes SET state = 'destroyed' WHERE class_no IN (5, 8)`,
+		`INSERT INTO holds (hold_no, hold_id, kind, reference, reason, placed_by, placed_at) VALUES (1, 'h-1', 'recall', '', 'r', 'a', `+someTime+`), (2, 'h-2', 'recall', '', 'r', 'a', `+someTime+`)`,
+		`INSERT INTO hold_scopes (scope_no, hold_no, record_id) VALUES (1, 1, 'r-4')`,
+		`INSERT INTO hold_scopes (scope_no, hold_no, tlc, tlc_source) VALUES (2, 1, 'HELD', 'S')`,
+		`INSERT INTO hold_scopes (scope_no, hold_no, record_id) VALUES (3, 2, 'r-1')`,
+		`UPDATE holds SET released_at = `+someTime+` WHERE hold_no = 2`,
+		`INSERT INTO leases VALUES ('sweep', 7)`,
+		`COMMIT`)
+	for _, q := range setup {
+		if _, err := db.Exec(q); err != nil {
+			t.Fatalf("%s: %v", q, err)
+		}
+	}
+	return db
+}
+
+// try runs statements in a transaction of their own that is always rolled back.
+func try(t *testing.T, db *sql.DB, statements ...string) error {
+	t.Helper()
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	for _, q := range statements {
+		if _, err := tx.Exec(q); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestRecordMoves compares the triggers with lifecycle.Transitions: every pair of
+// states, on a record for which nothing but the pair speaks against the move.
+func TestRecordMoves(t *testing.T) {
+	db := guarded(t)
+	seq := map[lifecycle.State]int{lifecycle.Active: 1, lifecycle.Archived: 2, lifecycle.Purged: 3}
+	for from, n := range seq {
+		for _, to := range []lifecycle.State{lifecycle.Active, lifecycle.Archived, lifecycle.Purged, lifecycle.Held, ""} {
+			err := try(t, db, fmt.Sprintf(`UPDATE records SET state = '%s', segment_no = 2 WHERE seq = %d`, to, n))
+			if legal := from == to || lifecycle.CheckMove(from, to) == nil; legal != (err == nil) {
+				t.Errorf("from %s to %q: %v, the state machine says %v", from, to, err, legal)
+			}
+		}
+	}
+	// What Transitions says is not stored has no state to be stored as.
+	for _, tr := range lifecycle.Transitions {
+		if !tr.Stored && tr.From != lifecycle.Held && tr.To != lifecycle.Held {
+			t.Errorf("%s to %s is neither stored nor about a hold", tr.From, tr.To)
+		}
+	}
+}
+
+func TestClassAndSegmentMoves(t *testing.T) {
+	db := guarded(t)
+	classes := []lifecycle.ClassState{lifecycle.Open, lifecycle.Condemned, lifecycle.Executing, lifecycle.Destroyed}
+	for i, from := range classes {
+		for j, to := range classes {
+			err := try(t, db, fmt.Sprintf(`UPDATE classes SET state = '%s' WHERE class_no = %d`, to, i+2))
+			if legal := j == i || j == i+1; legal != (err == nil) {
+				t.Errorf("a class from %s to %s: %v", from, to, err)
+			}
+		}
+	}
+	legal := map[string]bool{"staged verified": true, "staged abandoned": true, "verified settled": true}
+	segments := []lifecycle.SegmentState{lifecycle.Staged, lifecycle.Verified, lifecycle.Settled, lifecycle.Abandoned}
+	for i, from := range segments {
+		for _, to := range segments {
+			err := try(t, db, fmt.Sprintf(`UPDATE segments SET state = '%s' WHERE segment_no = %d`, to, i+1))
+			if want := from == to || legal[string(from+" "+to)]; want != (err == nil) {
+				t.Errorf("a segment from %s to %s: %v", from, to, err)
+			}
+		}
+	}
+}
+
+// TestGuards is what no program may do to the file, with whatever statement.
+func TestGuards(t *testing.T) {
+	db := guarded(t)
+	refused := func(q ...string) {
+		t.Helper()
+		if err := try(t, db, q...); err == nil || !strings.Contains(err.Error(), "constraint failed") {
+			t.Errorf("%q: %v", q, err)
+		}
+	}
+	accepted := func(q ...string) {
+		t.Helper()
+		if err := try(t, db, q...); err != nil {
+			t.Errorf("%q: %v", q, err)
+		}
+	}
+
+	// Archiving: the segment, the hold.
+	for no := range 6 {
+		q := fmt.Sprintf(`UPDATE records SET state = 'archived', segment_no = %d WHERE seq = 1`, no)
+		if no == 2 {
+			accepted(q, `DELETE FROM deks WHERE seq = 1`)
+		} else {
+			refused(q)
+		}
+	}
+	refused(`UPDATE records SET state = 'archived' WHERE seq = 1`)
+	refused(`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 4`)
+	refused(`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 5`)
+	accepted(`UPDATE holds SET released_at = `+someTime+` WHERE hold_no = 1`, `UPDATE records SET state = 'archived', segment_no = 2 WHERE seq IN (4, 5)`)
+	refused(`UPDATE records SET segment_no = NULL WHERE seq = 2`)
+
+	// Records: no change, no end, no second beginning.
+	for _, column := range []string{"seq", "record_id", "tlc", "tlc_source", "event_type", "event_at", "obtained_at", "purge_not_before", "location", "product", "checksum", "content", "gaps", "ingest_leaf"} {
+		refused(fmt.Sprintf(`UPDATE records SET %s = '9' WHERE seq = 1`, column))
+		refused(fmt.Sprintf(`UPDATE OR REPLACE records SET %s = '9' WHERE seq = 1`, column))
+	}
+	for _, table := range []string{"records", "classes", "segments", "holds", "hold_scopes", "leaves", "leases"} {
+		refused(`DELETE FROM ` + table)
+		refused(`DELETE FROM ` + table + ` WHERE rowid = 1`)
+		// Over itself: REPLACE does not ask the triggers on deletion.
+		refused(`INSERT OR REPLACE INTO ` + table + ` SELECT * FROM ` + table + ` WHERE rowid = 1`)
+	}
+	for _, table := range []string{"deks", "payloads"} {
+		refused(`DELETE FROM ` + table)
+		refused(`INSERT OR REPLACE INTO ` + table + ` SELECT * FROM ` + table + ` WHERE seq = 1`)
+		refused(`DELETE FROM ` + table + ` WHERE seq = 1`) // an active record's
+	}
+	other := `INSERT OR REPLACE INTO records (record_id, tlc, tlc_source, event_type, event_at, obtained_at, due_at, purge_not_before, location, product, checksum, content, gaps,
+		class_no, archive_class_no, ingest_leaf, state, segment_no) SELECT %s, '', '', '', event_at, event_at, event_at, event_at, '', '', checksum, content, '', 1, 6, 1, %s, 2 FROM records WHERE seq = 1`
+	refused(fmt.Sprintf(other, `'r-1'`, `'active'`))
+	refused(fmt.Sprintf(other, `'new'`, `'archived'`))
+	refused(fmt.Sprintf(other, `'new'`, `'purged'`))
+	accepted(fmt.Sprintf(other, `'new'`, `'active'`))
+
+	// DEKs: under open classes only.
+	for class := 1; class <= 8; class++ {
+		insert := []string{`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 1`, `DELETE FROM deks WHERE seq = 1`, fmt.Sprintf(`INSERT INTO deks VALUES (1, %d, zeroblob(60))`, class)}
+		update := fmt.Sprintf(`UPDATE deks SET class_no = %d WHERE seq = 1`, class)
+		if open := class != 3 && class != 4 && class != 5 && class != 8; open {
+			accepted(insert...)
+			accepted(update)
+		} else {
+			refused(insert...)
+			refused(update)
+		}
+	}
+	refused(`UPDATE deks SET class_no = 99 WHERE seq = 1`)
+	refused(`UPDATE deks SET seq = 99 WHERE seq = 1`)
+
+	// Payloads: never changed, gone after the DEK.
+	refused(`UPDATE payloads SET sealed = '' WHERE seq = 1`)
+	refused(`UPDATE payloads SET seq = 99 WHERE seq = 2`)
+	accepted(`DELETE FROM payloads WHERE seq = 2`)
+
+	// Classes: not while a DEK or an active record is left; nothing but the state.
+	refused(`UPDATE classes SET state = 'condemned' WHERE class_no = 1`)
+	refused(`UPDATE classes SET state = 'condemned' WHERE class_no = 7`)
+	for _, column := range []string{"class_no", "class_id", "kind", "period_start", "closes_at", "generation"} {
+		refused(fmt.Sprintf(`UPDATE classes SET %s = 99 WHERE class_no = 2`, column))
+	}
+	refused(`INSERT INTO classes (class_id, kind, period_start, closes_at, generation, state) VALUES ('new', 'hot', '', '', 1, 'destroyed')`)
+	refused(`INSERT OR REPLACE INTO classes (class_id, kind, period_start, closes_at, generation) VALUES ('c-5', 'hot', '', '', 1)`)
+
+	// Segments: nothing but the state, and the retention.
+	for _, column := range []string{"segment_no", "segment_id", "class_no", "run_id", "records", "object_key", "object_size", "object_sha256", "plaintext_sha256", "merkle_root", "manifest_key", "manifest_size", "manifest_sha256", "created_at"} {
+		refused(fmt.Sprintf(`UPDATE segments SET %s = 99 WHERE segment_no = 2`, column))
+	}
+	accepted(`UPDATE segments SET retain_until = '2099-01-01T00:00:00.000000000Z' WHERE segment_no = 2`)
+
+	// Holds: released once, and with their scopes.
+	for _, column := range []string{"hold_no", "hold_id", "kind", "reference", "reason", "placed_by", "placed_at"} {
+		refused(fmt.Sprintf(`UPDATE holds SET %s = 99 WHERE hold_no = 1`, column))
+	}
+	refused(`UPDATE holds SET released_at = '' WHERE hold_no = 2`)
+	refused(`UPDATE holds SET release_reason = 'another' WHERE hold_no = 2`)
+	refused(`INSERT INTO holds (hold_id, kind, reference, reason, placed_by, placed_at, released_at) VALUES ('new', '', '', '', '', '', 'x')`)
+	refused(`INSERT OR REPLACE INTO holds (hold_id, kind, reference, reason, placed_by, placed_at) VALUES ('h-1', '', '', '', '', '')`)
+	for _, column := range []string{"scope_no", "hold_no", "record_id", "tlc", "tlc_source"} {
+		refused(fmt.Sprintf(`UPDATE hold_scopes SET %s = 99`, column))
+	}
+	accepted(`INSERT INTO hold_scopes (hold_no, record_id) VALUES (1, 'r-1')`) // a hold may be extended
+	refused(`INSERT INTO hold_scopes (hold_no, record_id, tlc, tlc_source) VALUES (1, 'r-1', 'L', '')`)
+	refused(`INSERT INTO hold_scopes (hold_no) VALUES (1)`)
+
+	// The trail.
+	for _, column := range []string{"leaf_id", "at", "actor", "action", "run_id", "subject", "body"} {
+		refused(fmt.Sprintf(`UPDATE leaves SET %s = 99`, column))
+	}
+	refused(`INSERT OR REPLACE INTO leaves (leaf_id, at, actor, action, run_id, subject, body) VALUES (1, '', '', '', '', '', '')`)
+
+	// Fences.
+	refused(`UPDATE leases SET fence = 6`)
+	refused(`UPDATE leases SET kind = 'ingest'`)
+	accepted(`UPDATE leases SET fence = 8`)
+}

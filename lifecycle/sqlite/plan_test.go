@@ -1,0 +1,286 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/lifecycle/storetest"
+)
+
+// recorder is a driver that writes down every statement.
+type recorder struct {
+	driver driver.Driver
+	dsn    string
+	mu     *sync.Mutex
+	seen   map[string]int // statement -> number of parameters
+}
+
+func (r *recorder) Connect(context.Context) (driver.Conn, error) {
+	c, err := r.driver.Open(r.dsn)
+	if err != nil {
+		return nil, err
+	}
+	return &recordedConn{c.(sqliteConn), r}, nil
+}
+
+func (r *recorder) Driver() driver.Driver { return r.driver }
+
+type sqliteConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.SessionResetter
+	driver.Validator
+}
+
+type recordedConn struct {
+	sqliteConn
+	r *recorder
+}
+
+func (r *recorder) see(query string, args int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen[query] = max(args, r.seen[query])
+}
+
+func (c *recordedConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	c.r.see(query, strings.Count(query, "?"))
+	return c.sqliteConn.PrepareContext(ctx, query)
+}
+
+func (c *recordedConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	c.r.see(query, len(args))
+	return c.sqliteConn.ExecContext(ctx, query, args)
+}
+
+func (c *recordedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	c.r.see(query, len(args))
+	return c.sqliteConn.QueryContext(ctx, query, args)
+}
+
+// record puts the recorder between a store and its database.
+func (s *Store) record(t testing.TB, path string, mu *sync.Mutex, seen map[string]int) *Store {
+	d := s.w.Driver()
+	open := func(q url.Values) *sql.DB {
+		return sql.OpenDB(&recorder{d, (&url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: q.Encode()}).String(), mu, seen})
+	}
+	if err := s.w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.w = open(url.Values{"_txlock": {"immediate"}, "_pragma": {"busy_timeout(10000)", "foreign_keys(1)"}})
+	s.w.SetMaxOpenConns(1)
+	s.r = open(url.Values{"_pragma": {"busy_timeout(10000)", "query_only(1)"}})
+	return s
+}
+
+// fullScans are the statements that may read a table from end to end, and why.
+var fullScans = map[string]string{
+	`^SELECT r\.seq, .*\sWHERE (r\.state = '\w+' AND (r\.segment_no IS NOT NULL AND )?)?true\b`: "reports and exports without any of the selective filters below; a date range or part of a lot code has no index, which would cost every ingest",
+	`^SELECT state, count\(\*\) FROM records`:                                                   "Counts; a covering index",
+	`^SELECT DISTINCT tlc, tlc_source FROM records`:                                             "what a hold that matched nothing resembles",
+	`^SELECT record_id FROM records WHERE \(record_id LIKE`:                                     "the same",
+	`FROM holds h JOIN hold_scopes s .* WHERE (h\.released_at = ''|true)`:                       "all holds",
+	`FROM leaves WHERE true( AND action IN .*)? ORDER BY leaf_id$`:                              "the whole trail, or its few kinds of leaves",
+	`^SELECT leaf_id, .* FROM leaves ORDER BY leaf_id DESC LIMIT 1$`:                            "the end of it",
+	`^SELECT run_id, .* FROM runs ORDER BY started_at DESC`:                                     "a page of them",
+	`^SELECT run_id FROM runs WHERE kind = \? AND status = 'running'`:                           "as many as there were runs",
+	`FROM segments g JOIN classes c .* WHERE (true|g\.state IN)`:                                "as many as there are segments",
+	`FROM segment_copies\s+WHERE segment_no IN`:                                                 "the same",
+}
+
+// selective are the filters of a Query by which few rows are found.
+var selective = regexp.MustCompile(`r\.record_id IN|r\.tlc = \?|r\.segment_no = \(`)
+
+// small tables may be read whole: they have one row, or one a class or kind.
+var small = []string{"j", "json_each", "CONSTANT", "hit", "meta", "leases", "l", "classes", "c"}
+
+// TestPlans looks at the plan of every statement that the whole suite makes: none
+// reads a table from end to end that should not, neither on a new database nor on
+// one that somebody has run ANALYZE on, with 20,000 records, 3,000 classes and
+// 10,000 open holds.
+func TestPlans(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the suite runs in TestStore")
+	}
+	var mu sync.Mutex
+	seen := map[string]int{}
+	t.Run("Suite", func(t *testing.T) {
+		storetest.Exercise(t, func(t testing.TB) storetest.Harness {
+			path := filepath.Join(t.TempDir(), "lotkeeper.db")
+			s, err := Create(t.Context(), path, 0, storetest.Init())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { s.Close() })
+			return storetest.Harness{Store: s.record(t, path, &mu, seen), Open: func(t testing.TB) lifecycle.Store {
+				s, err := Open(t.Context(), path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { s.Close() })
+				return s.record(t, path, &mu, seen)
+			}}
+		})
+	})
+	if len(seen) < 80 {
+		t.Fatalf("only %d statements were seen", len(seen))
+	}
+	t.Logf("%d statements", len(seen))
+
+	s := create(t)
+	for _, q := range guardQueries(t, s) {
+		seen[q] = strings.Count(q, "?")
+	}
+	check := func(t *testing.T) {
+		for query, params := range seen {
+			explain(t, s, query, params)
+		}
+	}
+	t.Run("New", check)
+	fillTables(t, s)
+	t.Run("Filled", check)
+	exec(t, s, `ANALYZE`)
+	// Statistics are read when a connection opens.
+	s.w.SetMaxIdleConns(0)
+	s.w.SetMaxIdleConns(2)
+	t.Run("Analyzed", check)
+}
+
+var scan = regexp.MustCompile(`\bSCAN (\w+)|AUTOMATIC`)
+
+func explain(t *testing.T, s *Store, query string, params int) {
+	t.Helper()
+	// An insert's plan lists checks of foreign keys that are not deferred, which
+	// are never made.
+	if !regexp.MustCompile(`^\s*(SELECT|WITH|UPDATE|DELETE)`).MatchString(query) {
+		return
+	}
+	for pattern := range fullScans {
+		if regexp.MustCompile(`(?s)`+pattern).MatchString(query) && !selective.MatchString(query) {
+			return
+		}
+	}
+	rows, err := s.w.Query(`EXPLAIN QUERY PLAN `+query, make([]any, params)...)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	defer rows.Close()
+	var plan []string
+	bad := false
+	for rows.Next() {
+		var id, parent, notUsed int
+		var detail string
+		if err := rows.Scan(&id, &parent, &notUsed, &detail); err != nil {
+			t.Fatal(err)
+		}
+		plan = append(plan, detail)
+		if m := scan.FindStringSubmatch(detail); m != nil && !slices.Contains(small, m[1]) {
+			bad = true
+		}
+	}
+	if bad {
+		t.Errorf("%s\n\treads too much:\n\t%s", query, strings.Join(plan, "\n\t"))
+	}
+}
+
+// guardQueries are the subqueries of the triggers, which plans do not show.
+func guardQueries(t *testing.T, s *Store) (out []string) {
+	rows, err := s.r.Query(`SELECT sql FROM sqlite_schema WHERE type = 'trigger'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	triggers, err := collect(rows, scanOne[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	column := regexp.MustCompile(`\b(NEW|OLD)\.\w+`)
+	for _, sql := range triggers {
+		for rest := sql; ; {
+			_, after, ok := strings.Cut(rest, "(SELECT ")
+			if !ok {
+				break
+			}
+			depth, end := 1, 0
+			for ; depth > 0; end++ {
+				switch after[end] {
+				case '(':
+					depth++
+				case ')':
+					depth--
+				}
+			}
+			out = append(out, column.ReplaceAllString("SELECT "+after[:end-1], "?"))
+			rest = after
+		}
+	}
+	if len(out) < 15 {
+		t.Fatalf("only %d guards: %q", len(out), out)
+	}
+	return out
+}
+
+func create(t testing.TB) *Store {
+	t.Helper()
+	s, err := Create(t.Context(), filepath.Join(t.TempDir(), "lotkeeper.db"), 0, storetest.Init())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func exec(t testing.TB, s *Store, statements ...string) {
+	t.Helper()
+	for _, q := range statements {
+		if _, err := s.w.Exec(q); err != nil {
+			t.Fatalf("%s: %v", q, err)
+		}
+	}
+}
+
+// fillTables makes 20,000 records in 2,500 hot and 500 archive classes, 500 segments, a
+// leaf for each ten, and 10,000 open holds, half on records and half on lots.
+func fillTables(t testing.TB, s *Store) {
+	t.Helper()
+	numbers := func(n int) string {
+		return fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d) `, n)
+	}
+	exec(t, s,
+		`BEGIN`,
+		numbers(3000)+`INSERT INTO classes (class_no, class_id, kind, period_start, closes_at, generation)
+			SELECT i, 'class-' || i, CASE WHEN i <= 500 THEN 'archive' ELSE 'hot' END, i, '2020-01-01T00:00:00.000000000Z', 1 FROM n`,
+		numbers(2000)+`INSERT INTO leaves (at, actor, action, run_id, subject, body) SELECT '2020-01-01T00:00:00.000000000Z', 'a', 'ingested', 'run-' || (i / 10), 'subject-' || i, '{}' FROM n`,
+		numbers(20000)+`INSERT INTO records (seq, record_id, tlc, tlc_source, event_type, event_at, obtained_at, due_at, purge_not_before, location, product,
+				checksum, content, gaps, class_no, archive_class_no, ingest_leaf)
+			SELECT i, 'record-' || i, 'LOT-' || (i / 5), 'S', 'shipping', '2020-01-01T00:00:00.000000000Z', '2020-01-01T00:00:00.000000000Z',
+				'2022-01-01T00:00:00.000000000Z', '2023-01-01T00:00:00.000000000Z', '', '', zeroblob(32), zeroblob(32), '', 501 + i % 2500, 1 + i % 500, 1 + i % 2000 FROM n`,
+		`INSERT INTO deks SELECT seq, class_no, zeroblob(60) FROM records`,
+		`INSERT INTO payloads SELECT seq, zeroblob(100) FROM records`,
+		numbers(500)+`INSERT INTO segments (segment_no, segment_id, class_no, run_id, records, object_key, object_size, object_sha256, plaintext_sha256, merkle_root,
+				manifest_key, manifest_size, manifest_sha256, wrapped_identity, retain_until, created_at)
+			SELECT i, 'seg-' || i, 1, '', 1, '', 1, '', '', '', '', 1, '', '', '', '' FROM n`,
+		`UPDATE segments SET state = 'verified'`,
+		`UPDATE records SET state = 'archived', segment_no = 1 + seq % 500 WHERE seq <= 10000`,
+		`DELETE FROM deks WHERE seq <= 10000`,
+		numbers(10000)+`INSERT INTO holds (hold_no, hold_id, kind, reference, reason, placed_by, placed_at) SELECT i, 'hold-' || i, 'recall', '', 'r', 'a', '2020-01-01T00:00:00.000000000Z' FROM n`,
+		`INSERT INTO hold_scopes (hold_no, record_id) SELECT hold_no, 'record-' || hold_no FROM holds WHERE hold_no <= 5000`,
+		`INSERT INTO hold_scopes (hold_no, tlc, tlc_source) SELECT hold_no, 'LOT-' || hold_no, '' FROM holds WHERE hold_no > 5000`,
+		`INSERT INTO runs SELECT 'run-' || hold_no, 'sweep', '', '2020-01-01T00:00:00.000000000Z', '', 'done', '' FROM holds`,
+		`COMMIT`)
+}

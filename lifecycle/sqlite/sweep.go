@@ -1,0 +1,540 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/shred"
+)
+
+func (s *Store) BeginRun(ctx context.Context, r lifecycle.Run, leaf lifecycle.Leaf) (lifecycle.Lease, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h, ok := s.leases[r.Kind]; ok {
+		if h.RunID == r.ID {
+			return h.Lease, nil // begun before, and the acknowledgement got lost
+		}
+		return lifecycle.Lease{}, fmt.Errorf("another %s is running in this process: %w", r.Kind, lifecycle.ErrLocked)
+	}
+	lock, err := s.gate.lease(ctx, r.Kind)
+	if err != nil {
+		return lifecycle.Lease{}, err
+	}
+	lease := lifecycle.Lease{RunID: r.ID}
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		// We have the lock, so whoever left these running is gone.
+		rows, err := tx.QueryContext(ctx, `SELECT run_id FROM runs WHERE kind = ? AND status = 'running'`, r.Kind)
+		if err != nil {
+			return err
+		}
+		dead, err := collect(rows, scanOne[string])
+		if err != nil {
+			return err
+		}
+		for _, id := range dead {
+			if _, err := tx.ExecContext(ctx, `UPDATE runs SET status = 'interrupted' WHERE run_id = ?`, id); err != nil {
+				return err
+			}
+			gone := leaf
+			gone.Action, gone.RunID, gone.Subject, gone.Body = lifecycle.ActionRunInterrupted, id, id, nil
+			if _, err := appendLeaf(ctx, tx, gone); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO leases (kind, fence) SELECT ?1, 0 WHERE NOT EXISTS (SELECT 1 FROM leases WHERE kind = ?1)`, r.Kind); err != nil {
+			return err
+		}
+		if err := tx.QueryRowContext(ctx, `UPDATE leases SET fence = fence + 1 WHERE kind = ? RETURNING fence`, r.Kind).Scan(&lease.Fence); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO runs (run_id, kind, actor, started_at, status) VALUES (?, ?, ?, ?, 'running')`,
+			r.ID, r.Kind, r.Actor, stamp(r.StartedAt)); err != nil {
+			return err
+		}
+		_, err = appendLeaf(ctx, tx, leaf)
+		return err
+	})
+	if err != nil {
+		lock.Close()
+		return lifecycle.Lease{}, fmt.Errorf("couldn't begin %s %s: %w", r.Kind, r.ID, err)
+	}
+	s.leases[r.Kind] = held{lease, lock}
+	return lease, nil
+}
+
+func (s *Store) FinishRun(ctx context.Context, r lifecycle.Run, leaf lifecycle.Leaf) error {
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `UPDATE runs SET finished_at = ?, status = ?, result = ? WHERE run_id = ? AND status = 'running'`,
+			stamp(r.FinishedAt), r.Status, string(r.Result), r.ID)
+		if err := moved(res, err, "run "+r.ID); err != nil {
+			return err
+		}
+		_, err = appendLeaf(ctx, tx, leaf)
+		return err
+	})
+	// Whether or not that was recorded, this process is done: the next run
+	// will find it running without a lock, and mark it interrupted.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h, ok := s.leases[r.Kind]; ok && h.RunID == r.ID {
+		h.lock.Close()
+		delete(s.leases, r.Kind)
+	}
+	if err != nil {
+		return fmt.Errorf("couldn't record the end of %s %s: %w", r.Kind, r.ID, err)
+	}
+	return nil
+}
+
+func (s *Store) DueClasses(ctx context.Context, now time.Time) ([]string, error) {
+	rows, err := s.r.QueryContext(ctx, `SELECT class_id FROM classes c WHERE kind = 'archive' AND EXISTS (
+		SELECT 1 FROM records r WHERE r.archive_class_no = c.class_no AND r.state = 'active' AND r.due_at <= ?) ORDER BY period_start, generation`, stamp(now))
+	if err != nil {
+		return nil, fmt.Errorf("couldn't look for due records: %w", err)
+	}
+	return collect(rows, scanOne[string])
+}
+
+const due = ` r.archive_class_no = (SELECT class_no FROM classes WHERE class_id = ?) AND r.state = 'active'
+	AND r.due_at <= ? AND (r.due_at, r.seq) > (?, ?) ORDER BY r.due_at, r.seq LIMIT ?`
+
+func (s *Store) DueRows(ctx context.Context, archiveClass string, now time.Time, after lifecycle.Cursor, limit int) ([]lifecycle.Row, error) {
+	rows, err := s.r.QueryContext(ctx, `SELECT `+rowColumns+` FROM `+rowTables+` WHERE`+due,
+		archiveClass, stamp(now), stamp(after.DueAt), after.Seq, limit)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read due records of %s: %w", archiveClass, err)
+	}
+	return collect(rows, func(rows *sql.Rows) (lifecycle.Row, error) { return scanRow(rows) })
+}
+
+func (s *Store) DuePage(ctx context.Context, archiveClass string, now time.Time, after lifecycle.Cursor, limit int, maxBytes int64) ([]lifecycle.Sealed, error) {
+	rows, err := s.r.QueryContext(ctx, `SELECT `+rowColumns+`, p.sealed, d.wrapped FROM `+rowTables+sealedTables+` WHERE`+due,
+		archiveClass, stamp(now), stamp(after.DueAt), after.Seq, limit)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read due records of %s: %w", archiveClass, err)
+	}
+	defer rows.Close()
+	var out []lifecycle.Sealed
+	bytes := int64(0)
+	for (len(out) == 0 || bytes < maxBytes) && rows.Next() {
+		r, err := scanSealed(rows)
+		if err != nil {
+			return nil, fmt.Errorf("couldn't read due records of %s: %w", archiveClass, err)
+		}
+		bytes += int64(len(r.Payload))
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
+func (s *Store) Checksums(ctx context.Context, ids []string) (map[string][32]byte, error) {
+	rows, err := s.r.QueryContext(ctx, `SELECT record_id, checksum FROM records WHERE state = 'active' AND record_id IN (SELECT value FROM json_each(?))`, list(ids))
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read back %d checksums: %w", len(ids), err)
+	}
+	defer rows.Close()
+	out := make(map[string][32]byte, len(ids))
+	for rows.Next() {
+		var id string
+		var c [32]byte
+		if err := rows.Scan(&id, sum(&c)); err != nil {
+			return nil, fmt.Errorf("couldn't read back a checksum: %w", err)
+		}
+		out[id] = c
+	}
+	return out, rows.Err()
+}
+
+func (s *Store) StageSegment(ctx context.Context, l lifecycle.Lease, g lifecycle.Segment, leaf lifecycle.Leaf) error {
+	return s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		class, err := openClass(ctx, tx, g.Class)
+		if err != nil {
+			return fmt.Errorf("couldn't stage segment %s: %w", g.ID, err)
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO segments (segment_id, class_no, run_id, records, object_key, object_size, object_sha256,
+				plaintext_sha256, merkle_root, manifest_key, manifest_size, manifest_sha256, wrapped_identity, retain_until, created_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			g.ID, class, g.RunID, g.Records, g.ObjectKey, g.ObjectSize, g.ObjectSHA256[:],
+			g.PlaintextSHA256[:], g.Root[:], g.ManifestKey, g.ManifestSize, g.ManifestSHA256[:], g.WrappedIdentity, stamp(g.RetainUntil), stamp(g.CreatedAt)); err != nil {
+			return fmt.Errorf("couldn't stage segment %s: %w", g.ID, err)
+		}
+		_, err = appendLeaf(ctx, tx, leaf)
+		return err
+	})
+}
+
+// openClass finds an open class's number. ErrMoved.
+func openClass(ctx context.Context, tx *sql.Tx, id string) (no int64, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT class_no FROM classes WHERE class_id = ? AND state = 'open'`, id).Scan(&no)
+	if err == sql.ErrNoRows {
+		err = fmt.Errorf("class %s is not open: %w", id, lifecycle.ErrMoved)
+	}
+	return no, err
+}
+
+// moveSegment is the compare-and-swap of a segment's state, with its leaf.
+func moveSegment(ctx context.Context, tx *sql.Tx, id string, from, to lifecycle.SegmentState, leaf lifecycle.Leaf) error {
+	res, err := tx.ExecContext(ctx, `UPDATE segments SET state = ? WHERE segment_id = ? AND state = ?`, to, id, from)
+	if err := moved(res, err, fmt.Sprintf("segment %s is not %s", id, from)); err != nil {
+		return err
+	}
+	_, err = appendLeaf(ctx, tx, leaf)
+	return err
+}
+
+func (s *Store) VerifySegment(ctx context.Context, l lifecycle.Lease, id string, copies []lifecycle.Copy, leaf lifecycle.Leaf) error {
+	return s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		if err := moveSegment(ctx, tx, id, lifecycle.Staged, lifecycle.Verified, leaf); err != nil {
+			return err
+		}
+		for _, c := range copies {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO segment_copies (segment_no, vault, object_version, manifest_version, retain_until, verified_at)
+				VALUES ((SELECT segment_no FROM segments WHERE segment_id = ?), ?, ?, ?, ?, ?)`,
+				id, c.Vault, c.ObjectVersion, c.ManifestVersion, stamp(c.RetainUntil), stamp(c.VerifiedAt)); err != nil {
+				return fmt.Errorf("couldn't record the copy of segment %s in vault %s: %w", id, c.Vault, err)
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Store) AbandonSegment(ctx context.Context, l lifecycle.Lease, id string, leaf lifecycle.Leaf) error {
+	return s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		return moveSegment(ctx, tx, id, lifecycle.Staged, lifecycle.Abandoned, leaf)
+	})
+}
+
+func (s *Store) SettleSegment(ctx context.Context, l lifecycle.Lease, id string, leaf lifecycle.Leaf) error {
+	return s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		return moveSegment(ctx, tx, id, lifecycle.Verified, lifecycle.Settled, leaf)
+	})
+}
+
+func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment string, now time.Time, members []lifecycle.Member, leaf lifecycle.Leaf) (int, error) {
+	pairs := make([][2]string, len(members))
+	for i, m := range members {
+		pairs[i] = [2]string{m.RecordID, hex.EncodeToString(m.Checksum[:])}
+	}
+	want, err := json.Marshal(pairs)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	err = s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		n = 0
+		var segmentNo int64
+		if err := tx.QueryRowContext(ctx, `SELECT segment_no FROM segments WHERE segment_id = ? AND state = 'verified'`, segment).Scan(&segmentNo); err != nil {
+			if err == sql.ErrNoRows {
+				err = lifecycle.ErrMoved
+			}
+			return fmt.Errorf("segment %s is not verified: %w", segment, err)
+		}
+		// The check, from base rows, in a statement after the lock. What it
+		// lets through is an explicit list of rows: nothing that arrives or is
+		// held meanwhile can slip into the statements below.
+		rows, err := tx.QueryContext(ctx, `SELECT r.seq FROM json_each(?) j JOIN records r ON r.record_id = j.value ->> 0
+			WHERE r.state = 'active' AND r.due_at <= ? AND lower(hex(r.checksum)) = j.value ->> 1 AND NOT `+heldRecord,
+			string(want), stamp(now))
+		if err != nil {
+			return err
+		}
+		seqs, err := collect(rows, scanOne[int64])
+		if err != nil {
+			return err
+		}
+		if len(seqs) == 0 {
+			return nil
+		}
+		leafID, err := appendLeaf(ctx, tx, leaf.With("records", len(seqs)))
+		if err != nil {
+			return err
+		}
+		ids := list(seqs)
+		if err := exactly(len(seqs))(tx.ExecContext(ctx, `UPDATE records SET state = 'archived', segment_no = ?, archive_leaf = ?
+			WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'active'`, segmentNo, leafID, ids)); err != nil {
+			return fmt.Errorf("couldn't mark records archived: %w", err)
+		}
+		if err := exactly(len(seqs))(tx.ExecContext(ctx, `DELETE FROM deks WHERE seq IN (SELECT value FROM json_each(?))`, ids)); err != nil {
+			return fmt.Errorf("couldn't drop DEKs: %w", err)
+		}
+		n = len(seqs)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("couldn't soft-delete the records of segment %s: %w", segment, err)
+	}
+	return n, nil
+}
+
+// exactly refuses a statement that changed another number of rows than it was
+// meant to: the transaction is given up rather than explained.
+func exactly(want int) func(sql.Result, error) error {
+	return func(res sql.Result, err error) error {
+		if err != nil {
+			return err
+		}
+		n, err := res.RowsAffected()
+		if err == nil && n != int64(want) {
+			err = fmt.Errorf("changed %d rows instead of %d", n, want)
+		}
+		return err
+	}
+}
+
+func (s *Store) DyingClasses(ctx context.Context, now time.Time) ([]lifecycle.Class, error) {
+	rows, err := s.r.QueryContext(ctx, `SELECT `+classColumns+` FROM classes
+		WHERE kind IN ('hot', 'deferral') AND closes_at <= ? AND state <> 'destroyed' ORDER BY closes_at, class_no`, stamp(now))
+	if err != nil {
+		return nil, fmt.Errorf("couldn't look for classes that are over: %w", err)
+	}
+	return collect(rows, func(rows *sql.Rows) (lifecycle.Class, error) { return scanClass(rows) })
+}
+
+func (s *Store) ClassDEKs(ctx context.Context, class string, afterSeq int64, limit int) ([]lifecycle.DEK, error) {
+	rows, err := s.r.QueryContext(ctx, `SELECT `+rowColumns+`, d.wrapped FROM `+rowTables+` JOIN deks d ON d.seq = r.seq
+		WHERE d.class_no = (SELECT class_no FROM classes WHERE class_id = ?) AND d.seq > ? ORDER BY d.seq LIMIT ?`, class, afterSeq, limit)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read the DEKs of class %s: %w", class, err)
+	}
+	return collect(rows, func(rows *sql.Rows) (d lifecycle.DEK, err error) {
+		d.Row, err = scanRow(rows, &d.Wrapped)
+		return d, err
+	})
+}
+
+func (s *Store) Reseal(ctx context.Context, l lifecycle.Lease, from, to string, deks map[int64][]byte, leaf lifecycle.Leaf) (int, error) {
+	n := 0
+	err := s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		n = 0
+		toNo, err := openClass(ctx, tx, to)
+		if err != nil {
+			return err
+		}
+		move, err := tx.PrepareContext(ctx, `UPDATE deks SET class_no = ?, wrapped = ?
+			WHERE seq = ? AND class_no = (SELECT class_no FROM classes WHERE class_id = ?)`)
+		if err != nil {
+			return err
+		}
+		defer move.Close()
+		var seqs []int64
+		for _, seq := range slices.Sorted(maps.Keys(deks)) {
+			res, err := move.ExecContext(ctx, toNo, deks[seq], seq, from)
+			if err != nil {
+				return err
+			}
+			if moved, err := res.RowsAffected(); err != nil {
+				return err
+			} else if moved == 1 {
+				seqs = append(seqs, seq)
+			}
+		}
+		if len(seqs) == 0 {
+			return nil
+		}
+		ids := list(seqs)
+		if err := exactly(len(seqs))(tx.ExecContext(ctx, `UPDATE records SET class_no = ? WHERE seq IN (SELECT value FROM json_each(?))`, toNo, ids)); err != nil {
+			return err
+		}
+		leafID, err := appendLeaf(ctx, tx, leaf.With("records", len(seqs)))
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO reseals (seq, leaf_id) SELECT value, ? FROM json_each(?)`, leafID, ids); err != nil {
+			return err
+		}
+		n = len(seqs)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("couldn't reseal %d records from class %s to %s: %w", len(deks), from, to, err)
+	}
+	return n, nil
+}
+
+func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]string, error) {
+	var ids []string
+	err := s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `SELECT class_id FROM classes c
+			WHERE class_id IN (SELECT value FROM json_each(?)) AND kind IN ('hot', 'deferral') AND state = 'open' AND closes_at <= ?
+			  AND NOT EXISTS (SELECT 1 FROM deks d WHERE d.class_no = c.class_no)
+			  AND NOT EXISTS (SELECT 1 FROM records r WHERE r.class_no = c.class_no AND r.state = 'active')
+			ORDER BY class_no`, list(classes), stamp(now))
+		if err != nil {
+			return err
+		}
+		if ids, err = collect(rows, scanOne[string]); err != nil || len(ids) == 0 {
+			return err
+		}
+		leafID, err := appendLeaf(ctx, tx, leaf.With("classes", ids))
+		if err != nil {
+			return err
+		}
+		return exactly(len(ids))(tx.ExecContext(ctx, `UPDATE classes SET state = 'condemned', intent_leaf = ?
+			WHERE class_id IN (SELECT value FROM json_each(?)) AND state = 'open'`, leafID, list(ids)))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("couldn't condemn %d classes: %w", len(classes), err)
+	}
+	return ids, nil
+}
+
+func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]shred.Evidence, error) {
+	var out []shred.Evidence
+	err := s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		out = nil
+		// Unverified counts every member that does not have its copy elsewhere:
+		// one that is active but says this class, and one that is archived in a
+		// segment which is not verified. It looks at the records, DEKs at the
+		// DEKs: two witnesses.
+		rows, err := tx.QueryContext(ctx, `SELECT class_id, closes_at, intent_leaf,
+				(SELECT count(*) FROM deks d WHERE d.class_no = c.class_no),
+				(SELECT count(*) FROM records r WHERE r.class_no = c.class_no AND r.state = 'active')
+				+ (SELECT count(*) FROM records r LEFT JOIN segments g ON g.segment_no = r.segment_no
+				    WHERE r.class_no = c.class_no AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled'))
+			FROM classes c WHERE class_id IN (SELECT value FROM json_each(?)) AND state IN ('condemned', 'executing') ORDER BY class_no`, list(classes))
+		if err != nil {
+			return err
+		}
+		all, err := collect(rows, func(rows *sql.Rows) (shred.Evidence, error) {
+			e := shred.Evidence{Now: now}
+			err := rows.Scan(&e.Class, at(&e.ClosesAt), &e.IntentLeaf, &e.DEKs, &e.Unverified)
+			return e, err
+		})
+		if err != nil {
+			return err
+		}
+		var ids []string
+		for _, e := range all {
+			if e.DEKs == 0 && e.Unverified == 0 && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
+				out, ids = append(out, e), append(ids, e.Class)
+			}
+		}
+		if len(ids) == 0 {
+			return nil
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE classes SET state = 'executing' WHERE class_id IN (SELECT value FROM json_each(?)) AND state = 'condemned'`, list(ids)); err != nil {
+			return err
+		}
+		_, err = appendLeaf(ctx, tx, leaf.With("classes", ids))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("couldn't execute %d classes: %w", len(classes), err)
+	}
+	return out, nil
+}
+
+func (s *Store) Destroyed(ctx context.Context, l lifecycle.Lease, classes []string, at time.Time, epoch uint64, leaf lifecycle.Leaf) error {
+	err := s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		var early int
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM json_each(?) j LEFT JOIN classes c ON c.class_id = j.value
+			WHERE coalesce(c.state, '') NOT IN ('executing', 'destroyed')`, list(classes)).Scan(&early); err != nil {
+			return err
+		}
+		if early > 0 {
+			return fmt.Errorf("%d of them are not executing: %w", early, lifecycle.ErrMoved)
+		}
+		res, err := tx.ExecContext(ctx, `UPDATE classes SET state = 'destroyed', destroyed_at = ?, epoch = ?
+			WHERE class_id IN (SELECT value FROM json_each(?)) AND state = 'executing'`, stamp(at), int64(epoch), list(classes))
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return err // recorded before, and the acknowledgement got lost
+		}
+		if err := logEpoch(ctx, tx, epoch); err != nil {
+			return err
+		}
+		_, err = appendLeaf(ctx, tx, leaf)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("couldn't record the destruction of %d classes: %w", len(classes), err)
+	}
+	return nil
+}
+
+func (s *Store) DropCiphertext(ctx context.Context, l lifecycle.Lease, limit int, leaf lifecycle.Leaf) (int, error) {
+	n := 0
+	err := s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		n = 0
+		for n < limit {
+			var class, to int64
+			err := tx.QueryRowContext(ctx, `SELECT class_no, dropped_to FROM classes WHERE state = 'destroyed' AND NOT dropped LIMIT 1`).Scan(&class, &to)
+			if err == sql.ErrNoRows {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			// From where the last call stopped: a class may have more members
+			// than one call drops, and the gaps it leaves must not be walked
+			// again and again.
+			rows, err := tx.QueryContext(ctx, `SELECT p.seq FROM records r JOIN payloads p ON p.seq = r.seq
+				WHERE r.class_no = ? AND r.state = 'archived' AND r.seq > ? ORDER BY r.seq LIMIT ?`, class, to, limit-n)
+			if err != nil {
+				return err
+			}
+			seqs, err := collect(rows, scanOne[int64])
+			if err != nil {
+				return err
+			}
+			if len(seqs) == 0 {
+				if _, err := tx.ExecContext(ctx, `UPDATE classes SET dropped = 1 WHERE class_no = ?`, class); err != nil {
+					return err
+				}
+				continue
+			}
+			if err := exactly(len(seqs))(tx.ExecContext(ctx, `DELETE FROM payloads WHERE seq IN (SELECT value FROM json_each(?))`, list(seqs))); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `UPDATE classes SET dropped_to = ? WHERE class_no = ?`, seqs[len(seqs)-1], class); err != nil {
+				return err
+			}
+			n += len(seqs)
+		}
+		if n == 0 {
+			return nil
+		}
+		_, err := appendLeaf(ctx, tx, leaf.With("records", n))
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("couldn't drop ciphertext of destroyed classes: %w", err)
+	}
+	return n, nil
+}
+
+func (s *Store) Append(ctx context.Context, leaf lifecycle.Leaf) error {
+	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := appendLeaf(ctx, tx, leaf)
+		return err
+	})
+}
+
+func (s *Store) AcceptClock(ctx context.Context, leaf lifecycle.Leaf) error {
+	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `UPDATE meta SET trusted_time = ?`, stamp(leaf.At)); err != nil {
+			return err
+		}
+		_, err := appendLeaf(ctx, tx, leaf)
+		return err
+	})
+}
+
+func (s *Store) AcceptKeyring(ctx context.Context, epoch uint64, leaf lifecycle.Leaf) error {
+	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `UPDATE meta SET epoch = ?`, int64(epoch)); err != nil {
+			return err
+		}
+		_, err := appendLeaf(ctx, tx, leaf)
+		return err
+	})
+}

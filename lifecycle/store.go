@@ -1,0 +1,376 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/lotkeeper/lotkeeper/cte"
+	"github.com/lotkeeper/lotkeeper/shred"
+)
+
+// Row is the narrow, plain-text row of a record: its identity, the index
+// columns, its checksum and where it is. KDEs are not in it, but for the two
+// index columns that docs/index-columns.md lists.
+type Row struct {
+	Seq                 int64
+	RecordID            string
+	TLC, TLCSource      string
+	EventType           cte.EventType
+	EventTimestamp      time.Time
+	CreatedOrObtainedAt time.Time
+	DueAt               time.Time
+	PurgeNotBefore      time.Time
+	Location, Product   string
+	Checksum            [32]byte
+	// Content is the content identity: an HMAC under the archive class key.
+	Content [32]byte
+	// Gaps names the KDEs that the record should have and lacks.
+	Gaps []string
+	// Class wraps the DEK (or did last); ArchiveClass is where the archived
+	// copy goes.
+	Class, ArchiveClass string
+	State               State
+	Segment             string
+	IngestLeaf          int64
+	ArchiveLeaf         int64
+}
+
+// Sealed is a hot record with its ciphertext.
+type Sealed struct {
+	Row
+	Payload    []byte
+	WrappedDEK []byte
+}
+
+// DEK is a wrapped DEK and the class it is wrapped under.
+type DEK struct {
+	Row     Row
+	Wrapped []byte
+}
+
+// Existing is what ingest must know of a record id that is taken.
+type Existing struct {
+	State        State
+	ArchiveClass string
+	Content      [32]byte
+}
+
+// MergeResult says what became of a batch.
+type MergeResult struct {
+	Inserted int
+	// Exists lists record ids that were taken by the time of the merge, Closed
+	// the classes that were no longer open. If either is set nothing was
+	// merged at all: the caller looks again and merges anew.
+	Exists, Closed []string
+}
+
+// SegmentState is how far a segment is. Every move is a compare-and-swap.
+type SegmentState string
+
+const (
+	// Staged: the row is committed, objects may or may not be in the vaults. A
+	// crash leaves it staged; recovery adopts it after full verification, or
+	// abandons it.
+	Staged SegmentState = "staged"
+	// Verified: every vault's copy was read back and compared. Its records may
+	// still be hot; recovery soft-deletes them.
+	Verified SegmentState = "verified"
+	// Settled: its records are archived, but for those that a hold kept hot.
+	Settled SegmentState = "settled"
+	// Abandoned: it counts for nothing. Objects it left are known by its row.
+	Abandoned SegmentState = "abandoned"
+)
+
+// Segment is a segment's row.
+type Segment struct {
+	ID              string
+	Class           string
+	State           SegmentState
+	RunID           string
+	Records         int
+	ObjectKey       string
+	ObjectSize      int64
+	ObjectSHA256    [32]byte
+	PlaintextSHA256 [32]byte
+	Root            [32]byte
+	ManifestKey     string
+	ManifestSize    int64
+	ManifestSHA256  [32]byte
+	// WrappedIdentity is the segment's age identity under its class key.
+	WrappedIdentity []byte
+	RetainUntil     time.Time
+	CreatedAt       time.Time
+	// Copies is filled once the segment is verified.
+	Copies []Copy
+}
+
+// Copy is a segment in one vault, as it was read back. Leaves have it as JSON.
+type Copy struct {
+	Vault           string    `json:"vault"`
+	ObjectVersion   string    `json:"object_version"`
+	ManifestVersion string    `json:"manifest_version"`
+	RetainUntil     time.Time `json:"retain_until"`
+	VerifiedAt      time.Time `json:"verified_at"`
+}
+
+// Member is a record of a segment with the checksum it was archived with.
+type Member struct {
+	RecordID string
+	Checksum [32]byte
+}
+
+// Cursor is a place in the due order: (due_at, seq), exclusive.
+type Cursor struct {
+	DueAt time.Time
+	Seq   int64
+}
+
+// Run is one ingest or sweep.
+type Run struct {
+	ID         string
+	Kind       string // "ingest" or "sweep"
+	Actor      string
+	StartedAt  time.Time
+	FinishedAt time.Time // zero while it runs
+	Status     string    // "running", "done", "failed", "interrupted"
+	// Result is the run's JSON as it was printed.
+	Result []byte
+}
+
+// Lease is the right to sweep, with its fencing number. Every destructive
+// method takes it and answers ErrFenced once the run has ended or a later one
+// has the lease.
+type Lease struct {
+	RunID string
+	Fence int64
+}
+
+// Query selects rows. Zero fields select everything.
+type Query struct {
+	RecordIDs []string
+	TLC       string
+	TLCSource string
+	// LotContains finds lots by part of their code, whatever its case.
+	LotContains string
+	// From and To bound the event's time: From <= event < To.
+	From, To time.Time
+	// State is the stored state, or Held: covered by an open hold and not purged.
+	State State
+	// ExceptHeld leaves out what an open hold covers.
+	ExceptHeld bool
+	// Segment selects the records that are archived in one segment.
+	Segment string
+	Limit   int
+}
+
+// Info is what the database says of itself.
+type Info struct {
+	CreatedAt time.Time
+	// Epoch is the keyring's epoch as last logged.
+	Epoch uint64
+	// TrustedTime is the newest leaf's time that came at most seven days after
+	// the one before, or was accepted by a person.
+	TrustedTime time.Time
+	NewestLeaf  Leaf
+}
+
+// LeafQuery selects leaves, oldest first.
+type LeafQuery struct {
+	RunID, Subject string
+	Actions        []string
+}
+
+// MaxJump is how far the trusted time follows a leaf's time by itself.
+const MaxJump = 7 * 24 * time.Hour
+
+var (
+	// ErrNotFound: no such record, hold, run or segment.
+	ErrNotFound = errors.New("not found")
+	// ErrLocked: another run has the lease.
+	ErrLocked = errors.New("another run holds the lock")
+	// ErrFenced: the lease was lost to a later run; nothing was changed.
+	ErrFenced = errors.New("the run's lease was lost to a later run")
+	// ErrMoved: a compare-and-swap found another state than expected.
+	ErrMoved = errors.New("the state has changed")
+	// ErrReleased: the hold was released before.
+	ErrReleased = errors.New("the hold is released already")
+)
+
+// Store is the database. Each method is one transaction that is durable when
+// it returns nil, and has had no effect when it returns an error, unless the
+// error is the acknowledgement itself getting lost: callers recover by asking
+// again, and every method bears being repeated. Leaves given to a method are
+// committed with its change. All methods may be called concurrently.
+//
+// The methods that destroy (SoftDelete, Condemn, Execute) are ordered against
+// Place and Merge: they see every hold and every record whose call returned
+// before theirs began, read from base rows in a statement after the lock.
+type Store interface {
+	IngestStore
+	HoldStore
+	SweepStore
+	ReadStore
+	Close() error
+}
+
+// IngestStore is what ingest needs.
+type IngestStore interface {
+	// Existing finds which of the ids are taken.
+	Existing(ctx context.Context, ids []string) (map[string]Existing, error)
+	// LatestClasses finds, for each period, the class with the highest
+	// generation, in whatever state. Periods without a class are left out.
+	LatestClasses(ctx context.Context, periods []Period) (map[Period]Class, error)
+	// OpenClasses adds open classes whose keys exist, and logs the keyring's
+	// epoch. A class that exists already is left as it is.
+	OpenClasses(ctx context.Context, classes []Class, epoch uint64, leaf Leaf) error
+	// Merge takes in a batch, with the holds that its records ask for, all or
+	// nothing.
+	Merge(ctx context.Context, batch []Sealed, holds []Placement, leaf Leaf) (MergeResult, error)
+}
+
+// Placement is a hold with the leaf that tells of it.
+type Placement struct {
+	Hold Hold
+	Leaf Leaf
+}
+
+// Coverage counts what a hold covers at the time of asking.
+type Coverage struct {
+	// Covered counts records of which a readable copy is left, TooLate those
+	// of which none is.
+	Covered, TooLate int64
+}
+
+// HoldStore is what holds need.
+type HoldStore interface {
+	// Place commits a hold and counts what it covers. From its return on
+	// nothing the hold covers is shredded or purged.
+	Place(ctx context.Context, p Placement) (Coverage, error)
+	// Release ends a hold. ErrNotFound, ErrReleased.
+	Release(ctx context.Context, id, reason string, leaf Leaf) error
+	// Holds lists holds in the order they were placed.
+	Holds(ctx context.Context, openOnly bool) ([]*Hold, error)
+	// Hold finds one. ErrNotFound.
+	Hold(ctx context.Context, id string) (*Hold, error)
+	// Coverage counts what a hold covers now, released or not.
+	Coverage(ctx context.Context, id string) (Coverage, error)
+	// NearLots and NearRecords list what resembles a code that matched nothing.
+	NearLots(ctx context.Context, tlc string, limit int) ([]cte.Lot, error)
+	NearRecords(ctx context.Context, id string, limit int) ([]string, error)
+}
+
+// SweepStore is what a sweep needs.
+type SweepStore interface {
+	// BeginRun records a run and takes the lease of its kind, or answers
+	// ErrLocked while another run has it. Runs of the kind that never finished
+	// are marked interrupted. The same run is given the same lease again.
+	BeginRun(ctx context.Context, r Run, leaf Leaf) (Lease, error)
+	// FinishRun records how it ended and gives the lease back. ErrMoved if it
+	// is not running (any more).
+	FinishRun(ctx context.Context, r Run, leaf Leaf) error
+
+	// DueClasses lists the archive classes that have active records due at or
+	// before now.
+	DueClasses(ctx context.Context, now time.Time) ([]string, error)
+	// DueRows pages through the due active rows of one archive class in due
+	// order, DuePage the same with their ciphertext; a page ends early after
+	// maxBytes of it, but is never empty unless nothing is left.
+	DueRows(ctx context.Context, archiveClass string, now time.Time, after Cursor, limit int) ([]Row, error)
+	DuePage(ctx context.Context, archiveClass string, now time.Time, after Cursor, limit int, maxBytes int64) ([]Sealed, error)
+	// Checksums reads back the checksums of active records, by a statement of
+	// its own. Records that are not active are left out.
+	Checksums(ctx context.Context, ids []string) (map[string][32]byte, error)
+
+	// StageSegment commits a segment's row before its first byte is put.
+	// ErrMoved if its class is not open. A segment is staged once.
+	StageSegment(ctx context.Context, l Lease, s Segment, leaf Leaf) error
+	// VerifySegment moves staged -> verified and records the copies. ErrMoved.
+	VerifySegment(ctx context.Context, l Lease, id string, copies []Copy, leaf Leaf) error
+	// AbandonSegment moves staged -> abandoned. ErrMoved.
+	AbandonSegment(ctx context.Context, l Lease, id string, leaf Leaf) error
+	// SoftDelete marks members archived in a verified segment and drops their
+	// DEKs, in one transaction: those that are active, due, not held, and have
+	// the checksum given. The others stay as they are. It returns how many it
+	// archived. ErrMoved if the segment is not verified.
+	SoftDelete(ctx context.Context, l Lease, segment string, now time.Time, members []Member, leaf Leaf) (int, error)
+	// SettleSegment moves verified -> settled. ErrMoved.
+	SettleSegment(ctx context.Context, l Lease, id string, leaf Leaf) error
+
+	// DyingClasses lists hot and deferral classes whose period is over at now
+	// and that are not destroyed.
+	DyingClasses(ctx context.Context, now time.Time) ([]Class, error)
+	// ClassDEKs pages through the DEKs left in a class by seq.
+	ClassDEKs(ctx context.Context, class string, afterSeq int64, limit int) ([]DEK, error)
+	// Reseal replaces wrapped DEKs of one class by those of another, which
+	// must be open (ErrMoved). A DEK that is no longer in from is passed over.
+	// It returns how many it moved, and writes no leaf for none.
+	Reseal(ctx context.Context, l Lease, from, to string, deks map[int64][]byte, leaf Leaf) (int, error)
+
+	// Condemn moves those of the classes that are open, over at now, and have
+	// neither a DEK nor an active member to condemned; the leaf is their
+	// intent leaf. It returns the ids it moved, and writes no leaf for none.
+	Condemn(ctx context.Context, l Lease, now time.Time, classes []string, leaf Leaf) ([]string, error)
+	// Execute reads from base rows what speaks for the destruction of
+	// condemned or executing classes, and moves those it speaks for to
+	// executing. Only their evidence is returned.
+	Execute(ctx context.Context, l Lease, now time.Time, classes []string, leaf Leaf) ([]shred.Evidence, error)
+	// Destroyed moves executing -> destroyed and logs the keyring's epoch, which
+	// never goes back. Classes that are destroyed already are passed over;
+	// ErrMoved, and nothing is moved, if any other is not executing.
+	Destroyed(ctx context.Context, l Lease, classes []string, at time.Time, epoch uint64, leaf Leaf) error
+	// DropCiphertext deletes up to limit payloads of archived records whose
+	// class is destroyed. It returns how many, 0 when none is left.
+	DropCiphertext(ctx context.Context, l Lease, limit int, leaf Leaf) (int, error)
+
+	// Append commits a leaf by itself.
+	Append(ctx context.Context, leaf Leaf) error
+	// AcceptClock makes the leaf's time the trusted time.
+	AcceptClock(ctx context.Context, leaf Leaf) error
+	// AcceptKeyring makes epoch the logged epoch.
+	AcceptKeyring(ctx context.Context, epoch uint64, leaf Leaf) error
+}
+
+// ReadStore is what reports, exports and screens need.
+type ReadStore interface {
+	Info(ctx context.Context) (Info, error)
+	// Row finds a record's row, SealedRow with what is left of its ciphertext:
+	// the DEK is nil once it is dropped, the payload once DropCiphertext has
+	// come to it. ErrNotFound.
+	Row(ctx context.Context, id string) (Row, error)
+	SealedRow(ctx context.Context, id string) (Sealed, error)
+	// Rows yields rows in order of event time and id.
+	Rows(ctx context.Context, q Query) iter.Seq2[Row, error]
+	// Sealed yields the records of a query with their ciphertext: the active
+	// ones in order of seq, then the archived ones segment by segment, all as
+	// of one instant, so that none is missed or given twice while a sweep runs.
+	Sealed(ctx context.Context, q Query) iter.Seq2[Sealed, error]
+	Segment(ctx context.Context, id string) (Segment, error)
+	// Segments lists segments in the states given, all if none, by id.
+	Segments(ctx context.Context, states ...SegmentState) ([]Segment, error)
+	// Classes lists all classes; with counted set, DEKs and Members are filled
+	// in, which reads every record's index entry.
+	Classes(ctx context.Context, counted bool) ([]Class, error)
+	Runs(ctx context.Context, limit int) ([]Run, error)
+	Run(ctx context.Context, id string) (Run, error)
+	Leaves(ctx context.Context, q LeafQuery) ([]Leaf, error)
+	// RecordLeaves lists the leaves of one record's own steps: ingest,
+	// reseals, archiving.
+	RecordLeaves(ctx context.Context, seq int64) ([]Leaf, error)
+	// Counts counts records by stored state.
+	Counts(ctx context.Context) (map[State]int64, error)
+}
+
+// Refused is a safety check that said no: nothing was done.
+type Refused struct {
+	Check  string
+	Reason string
+	// Hint is what to type or look at next.
+	Hint string
+}
+
+func (r *Refused) Error() string {
+	return fmt.Sprintf("refused by the %s check: %s", r.Check, r.Reason)
+}

@@ -1,0 +1,146 @@
+package storetest
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+)
+
+// Exercise runs the suite. open makes a new database for each test, created
+// with Init, and registers the closing of Harness.Store with t; a store may be
+// closed before that.
+func Exercise(t *testing.T, open func(t testing.TB) Harness) {
+	for _, c := range []struct {
+		name string
+		test func(*kit)
+	}{
+		{"Fresh", fresh},
+		{"Merge", merge},
+		{"MergeAllOrNothing", mergeAllOrNothing},
+		{"MergeWithHolds", mergeWithHolds},
+		{"MergeMany", mergeMany},
+		{"Existing", existing},
+		{"OddText", oddText},
+		{"Times", times},
+		{"LatestClasses", latestClasses},
+		{"OpenClasses", openClasses},
+
+		{"Due", due},
+		{"DuePages", duePages},
+		{"DuePageBytes", duePageBytes},
+		{"Checksums", checksums},
+		{"SegmentMoves", segmentMoves},
+		{"Segments", segments},
+		{"SoftDelete", softDelete},
+		{"SoftDeleteHeld", softDeleteHeld},
+		{"HoldBetween", holdBetween},
+
+		{"DyingClasses", dyingClasses},
+		{"ClassDEKs", classDEKs},
+		{"Reseal", reseal},
+		{"Condemn", condemn},
+		{"Execute", execute},
+		{"Destroyed", destroyed},
+		{"DropCiphertext", dropCiphertext},
+		{"DropLargeClass", dropLargeClass},
+		{"AcceptKeyring", acceptKeyring},
+
+		{"PlaceAndRelease", placeAndRelease},
+		{"Coverage", coverage},
+		{"NearMatches", nearMatches},
+
+		{"Runs", runs},
+		{"OneRunAtATime", oneRunAtATime},
+		{"Interrupted", interrupted},
+		{"Fenced", fenced},
+
+		{"Leaves", leaves},
+		{"RecordLeaves", recordLeaves},
+		{"TrustedTime", trustedTime},
+		{"AcceptClock", acceptClock},
+
+		{"Rows", rows},
+		{"Sealed", sealed},
+		{"Snapshot", snapshot},
+		{"Iterators", iterators},
+		{"NotFound", notFound},
+		{"Counts", counts},
+
+		{"Reopen", reopen},
+		{"Cancelled", cancelled},
+		{"Race", race},
+		{"Concurrent", concurrent},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(newKit(t, open(t))) })
+	}
+}
+
+// dump is all that a Store can be asked, so that a test can see that something
+// changed nothing.
+func (k *kit) dump() string {
+	k.Helper()
+	d := map[string]any{}
+	var err error
+	put := func(name string, v any, e error) {
+		if d[name] = v; err == nil {
+			err = e
+		}
+	}
+	add := func(v any, e error) { put(fmt.Sprintf("%T", v), v, e) }
+	add(k.Info(k.ctx))
+	add(k.Store.Holds(k.ctx, false))
+	add(k.Store.Segments(k.ctx))
+	add(k.Classes(k.ctx, true))
+	add(k.Runs(k.ctx, 0))
+	add(k.Leaves(k.ctx, lifecycle.LeafQuery{}))
+	add(k.Counts(k.ctx))
+	var all []lifecycle.Sealed
+	for r, e := range k.Rows(k.ctx, lifecycle.Query{}) {
+		if e != nil {
+			err = e
+			break
+		}
+		s, e := k.SealedRow(k.ctx, r.RecordID)
+		put("", nil, e)
+		all = append(all, s)
+	}
+	add(all, nil)
+	k.ok(err)
+	b, err := json.Marshal(d)
+	k.ok(err)
+	return string(b)
+}
+
+// unchanged runs fn and wants the database as it was before.
+func (k *kit) unchanged(what string, fn func()) {
+	k.Helper()
+	before := k.dump()
+	fn()
+	if after := k.dump(); after != before {
+		k.Errorf("%s changed the database from\n%s to\n%s", what, before, after)
+	}
+}
+
+// fresh: what there is before anything was done.
+func fresh(k *kit) {
+	info, err := k.Info(k.ctx)
+	k.ok(err)
+	if !info.CreatedAt.Equal(Start) || !info.TrustedTime.Equal(Start) || info.Epoch != 0 || info.NewestLeaf.Action != lifecycle.ActionInit || info.NewestLeaf.ID <= 0 {
+		k.Errorf("info of a new database: %+v", info)
+	}
+	for r, err := range k.Rows(k.ctx, lifecycle.Query{}) {
+		k.Errorf("a row of a new database: %+v, %v", r, err)
+	}
+	if c, err := k.Counts(k.ctx); err != nil || c[lifecycle.Active]+c[lifecycle.Archived]+c[lifecycle.Purged] != 0 {
+		k.Errorf("counts of a new database: %v, %v", c, err)
+	}
+	if due, err := k.DueClasses(k.ctx, Start); err != nil || len(due) > 0 {
+		k.Errorf("due in a new database: %v, %v", due, err)
+	}
+	k.begin()
+	if n, err := k.DropCiphertext(k.ctx, k.lease, 10, leaf(lifecycle.ActionDropped)); err != nil || n != 0 {
+		k.Errorf("dropped %d in a new database, %v", n, err)
+	}
+}

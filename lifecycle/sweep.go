@@ -1,0 +1,376 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lotkeeper/lotkeeper/cte"
+	"github.com/lotkeeper/lotkeeper/shred"
+)
+
+// SweepOptions steer one sweep.
+type SweepOptions struct {
+	// MaxDuration ends the archiving of further segments after that long; what
+	// was begun is finished. Zero: no limit.
+	MaxDuration time.Duration
+}
+
+// SweepResult is what a sweep did, or with DryRun would do.
+type SweepResult struct {
+	RunID  string `json:"run_id"`
+	DryRun bool   `json:"dry_run"`
+	Cutoff string `json:"cutoff"`
+	// Due = Held + Archived + Failed, unless StoppedEarly left some for the
+	// next run or Recovered finished what an earlier one had begun.
+	Due             int     `json:"due"`
+	Held            int     `json:"held"`
+	Resealed        int     `json:"resealed"`
+	Archived        int     `json:"archived"`
+	Failed          int     `json:"failed"`
+	Segments        int     `json:"segments"`
+	ShreddedClasses int     `json:"shredded_classes"`
+	Purged          int     `json:"purged"`
+	DurationSeconds float64 `json:"duration_seconds"`
+	// Recovered counts records that an interrupted run had left half way and
+	// this one archived; they are not in Due.
+	Recovered    int            `json:"recovered"`
+	StoppedEarly bool           `json:"stopped_early"`
+	Policies     []PolicyResult `json:"policies"`
+	// Kept lists due records that stay, with the reason; dry runs only, and the
+	// first thousand.
+	Kept []Decision `json:"kept,omitempty"`
+}
+
+// PolicyResult is one policy's part in a sweep.
+type PolicyResult struct {
+	Policy    string `json:"policy"`
+	Action    string `json:"action"`
+	Processed int    `json:"processed"`
+	Held      int    `json:"held"`
+	Errors    int    `json:"errors"`
+}
+
+// maxKept bounds the list of decisions that a dry run prints.
+const maxKept = 1000
+
+// DryRun plans a sweep at the given time and changes nothing: it only reads.
+func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error) {
+	start := e.Now()
+	res := SweepResult{DryRun: true, Cutoff: cte.FormatTime(e.Policy.Cutoff(now))}
+	open, err := e.Store.Holds(ctx, true)
+	if err != nil {
+		return res, err
+	}
+	holds := NewHoldSet(open)
+	archiveClasses, err := e.Store.DueClasses(ctx, now)
+	if err != nil {
+		return res, err
+	}
+	over := map[string]bool{}
+	dying, err := e.Store.DyingClasses(ctx, now)
+	if err != nil {
+		return res, err
+	}
+	for _, c := range dying {
+		over[c.ID] = true
+	}
+	for _, class := range archiveClasses {
+		inClass := 0
+		for after := (Cursor{}); ; {
+			page, err := e.Store.DueRows(ctx, class, now, after, e.Limits.BatchRecords)
+			if err != nil {
+				return res, err
+			}
+			if len(page) == 0 {
+				break
+			}
+			after = Cursor{page[len(page)-1].DueAt, page[len(page)-1].Seq}
+			plan := PlanSweep(page, e.Policy, holds, now)
+			res.Due += plan.Due
+			res.Held += plan.Held
+			res.Archived += plan.Archive
+			inClass += plan.Archive
+			for i, d := range plan.Decisions {
+				if d.Action != Defer {
+					continue
+				}
+				if over[page[i].Class] {
+					res.Resealed++
+				}
+				if len(res.Kept) < maxKept {
+					res.Kept = append(res.Kept, d)
+				}
+			}
+			e.progress("plan", res.Due)
+		}
+		res.Segments += (inClass + e.Limits.SegmentRecords - 1) / e.Limits.SegmentRecords
+	}
+	res.ShreddedClasses = len(dying)
+	res.Policies = []PolicyResult{{Policy: e.Policy.Name, Action: "archive", Processed: res.Archived, Held: res.Held}}
+	res.DurationSeconds = e.Now().Sub(start).Seconds()
+	return res, nil
+}
+
+// sweep is the state of one run.
+type sweep struct {
+	*Engine
+	lease    Lease
+	now      time.Time // the run's one time: cutoff, class ends and retention follow from it
+	deadline time.Time
+	keys     *keyring
+	holds    *HoldSet
+	res      SweepResult
+	// failed are records that are due and could not be archived, by seq.
+	failed map[int64]bool
+	// stuck counts held records whose DEK does not open. They count as held.
+	stuck  int
+	errors int
+	// damaged are segments that were verified and no longer are.
+	damaged []string
+}
+
+// Sweep runs every stage once: preflight, recovery of what an earlier run left,
+// archive with read-back, soft-delete, reseal, shred. It stops at the first
+// fault of a Store, Vault or KeyStore; the next sweep goes on from there,
+// through the same functions. A record that cannot be read is counted in
+// Failed, left as it is, and passed over.
+func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, err error) {
+	s := &sweep{Engine: e, now: e.Now().UTC(), keys: e.keyring(), failed: map[int64]bool{}}
+	s.res.Cutoff = cte.FormatTime(e.Policy.Cutoff(s.now))
+	if opt.MaxDuration > 0 {
+		s.deadline = s.now.Add(opt.MaxDuration)
+	}
+	if err := e.Policy.Validate(); err != nil {
+		return s.res, err
+	}
+	if err := e.checkClock(ctx, s.now); err != nil {
+		return s.res, err
+	}
+	if err := e.checkVaults(ctx, s.now); err != nil {
+		return s.res, err
+	}
+	if err := e.CheckKeyring(ctx); err != nil {
+		return s.res, err
+	}
+	if s.res.RunID, err = e.newID("run", s.now); err != nil {
+		return s.res, err
+	}
+	run := Run{ID: s.res.RunID, Kind: "sweep", Actor: e.Actor, StartedAt: s.now}
+	s.lease, err = e.Store.BeginRun(ctx, run, e.leaf(s.now, ActionRunStarted, run.ID, run.ID, map[string]any{
+		"kind": run.Kind, "policy": e.Policy, "policy_hash": e.Policy.Hash(), "cutoff": s.arithmetic()}))
+	if err != nil {
+		return s.res, err
+	}
+	err = s.stages(ctx)
+	if err != nil {
+		// Stopped on the way: what was due and got no further is still hot, and is
+		// counted with what could not be archived, so that the counts add up.
+		s.res.Failed = s.res.Due - s.res.Held - s.res.Archived
+		s.errors++
+	}
+	s.res.Policies = []PolicyResult{{Policy: e.Policy.Name, Action: "archive", Processed: s.res.Archived + s.res.Recovered, Held: s.res.Held, Errors: s.errors}}
+	s.res.DurationSeconds = e.Now().Sub(s.now).Seconds()
+	if err == nil && s.res.Failed > 0 {
+		err = fmt.Errorf("%d due records could not be archived; they are still in the hot store, see the log above for each", s.res.Failed)
+	}
+	if err == nil && s.stuck > 0 {
+		err = fmt.Errorf("%d held records could not be resealed; they and their class keys stay as they are, see the log above for each", s.stuck)
+	}
+	if err == nil && len(s.damaged) > 0 {
+		err = fmt.Errorf("segments %s were verified once and are damaged now: run lotkeeper verify", strings.Join(s.damaged, ", "))
+	}
+	return s.res, errors.Join(err, e.finishRun(ctx, run, s.res, err))
+}
+
+// arithmetic is how the cutoff comes about, as leaves and manifests say it.
+func (s *sweep) arithmetic() string {
+	return fmt.Sprintf("event_timestamp <= %s - %d days = %s", cte.FormatTime(s.now), s.Policy.ArchiveAfterDays, s.res.Cutoff)
+}
+
+// stages in their order. Each looks at what the Store says, not at what the
+// stage before did, so a run that was cut off anywhere is gone on with by
+// running them again.
+func (s *sweep) stages(ctx context.Context) error {
+	open, err := s.Store.Holds(ctx, true)
+	if err != nil {
+		return err
+	}
+	s.holds = NewHoldSet(open)
+	for _, stage := range []func(context.Context) error{s.recover, s.archive, s.reseal, s.shred, s.drop} {
+		if err := stage(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reseal moves the DEKs that must outlive their class into the month's deferral
+// class: those of held records, and of records that could not be archived.
+// Others that are still there (the run was stopped early, or an ingest has just
+// brought them) are left for the next run, and their class with them.
+func (s *sweep) reseal(ctx context.Context) error {
+	dying, err := s.Store.DyingClasses(ctx, s.now)
+	if err != nil {
+		return err
+	}
+	// Holds again: those placed since the plan belong to this month too.
+	open, err := s.Store.Holds(ctx, true)
+	if err != nil {
+		return err
+	}
+	s.holds = NewHoldSet(open)
+	for _, class := range dying {
+		if class.State != Open {
+			continue
+		}
+		for after := int64(0); ; {
+			page, err := s.Store.ClassDEKs(ctx, class.ID, after, s.Limits.LockRecords)
+			if err != nil {
+				return err
+			}
+			if len(page) == 0 {
+				break
+			}
+			after = page[len(page)-1].Row.Seq
+			if err := s.resealPage(ctx, class.ID, page); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *sweep) resealPage(ctx context.Context, from string, page []DEK) error {
+	to := DeferralPeriod(s.now)
+	moved := map[int64][]byte{}
+	for i := range page {
+		d := &page[i]
+		if !s.failed[d.Row.Seq] && Decide(&d.Row, s.Policy, s.holds, s.now).Action != Defer {
+			continue
+		}
+		if err := s.keys.classes(ctx, s.lease.RunID, []Period{to}); err != nil {
+			return err
+		}
+		fromKey, err := s.keys.key(ctx, from)
+		if err != nil {
+			return err
+		}
+		toKey, err := s.keys.key(ctx, s.keys.open[to])
+		if err != nil {
+			return err
+		}
+		wrapped, err := shred.Reseal(s.rand(), fromKey, toKey, d.Wrapped, d.Row.RecordID)
+		if err != nil {
+			// It stays where it is, so its class stays too: nothing is lost,
+			// and every sweep says so again.
+			s.Log.Error().Str("record_id", d.Row.RecordID).Err(err).Msg("record cannot be resealed")
+			if !s.failed[d.Row.Seq] {
+				s.stuck++
+				s.errors++
+			}
+			continue
+		}
+		moved[d.Row.Seq] = wrapped
+	}
+	if len(moved) == 0 {
+		return nil
+	}
+	leaf := s.leaf(s.Now(), ActionResealed, s.lease.RunID, s.keys.open[to], map[string]any{"from": from, "to": s.keys.open[to]})
+	n, err := s.Store.Reseal(ctx, s.lease, from, s.keys.open[to], moved, leaf)
+	s.res.Resealed += n
+	s.progress("reseal", s.res.Resealed)
+	return err
+}
+
+// fail counts a record that cannot be archived, once.
+func (s *sweep) fail(r *Row, err error) {
+	s.Log.Error().Str("record_id", r.RecordID).Err(err).Msg("record cannot be archived")
+	if !s.failed[r.Seq] {
+		s.failed[r.Seq] = true
+		s.res.Failed++
+		s.errors++
+	}
+}
+
+// shred destroys the keys of classes that are over and empty. Condemn commits
+// the intent; Execute looks again, from base rows, and is the point of no
+// return; then the keys go, in one call, and are seen to be gone. A class that
+// an earlier run left condemned or executing takes the same way.
+func (s *sweep) shred(ctx context.Context) error {
+	dying, err := s.Store.DyingClasses(ctx, s.now)
+	if err != nil || len(dying) == 0 {
+		return err
+	}
+	// The copy that a class was to die for is gone: with its key, an older copy
+	// of the database still has the record.
+	spared := map[string]bool{}
+	for _, segment := range s.damaged {
+		for r, err := range s.Store.Rows(ctx, Query{Segment: segment}) {
+			if err != nil {
+				return err
+			}
+			spared[r.Class] = true
+		}
+	}
+	var ids []string
+	for _, c := range dying {
+		if !spared[c.ID] {
+			ids = append(ids, c.ID)
+		}
+	}
+	body := map[string]any{"policy_hash": s.Policy.Hash(), "now": cte.FormatTime(s.now)}
+	if _, err := s.Store.Condemn(ctx, s.lease, s.now, ids, s.leaf(s.Now(), ActionShredIntent, s.lease.RunID, "", body)); err != nil {
+		return err
+	}
+	evidence, err := s.Store.Execute(ctx, s.lease, s.now, ids, s.leaf(s.Now(), ActionShredExecuting, s.lease.RunID, "", body))
+	if err != nil || len(evidence) == 0 {
+		return err
+	}
+	permit, err := shred.Authorize(evidence)
+	if err != nil {
+		return fmt.Errorf("couldn't shred: %w", err)
+	}
+	s.keys.forget(permit.Classes())
+	gone, err := shred.Destroy(ctx, s.Keys, permit, s.rand())
+	if err != nil {
+		return fmt.Errorf("couldn't destroy %d class keys: %w", len(evidence), err)
+	}
+	if gone.PendingUntil.After(s.now) {
+		s.Log.Info().Time("pending_until", gone.PendingUntil).Msg("the key store destroys the keys later; the classes stay executing until then")
+		return nil
+	}
+	at := s.Now()
+	receipt := map[string]any{"classes": permit.Classes(), "epoch": gone.Epoch, "policy_hash": s.Policy.Hash()}
+	if err := s.Store.Destroyed(ctx, s.lease, permit.Classes(), at, gone.Epoch, s.leaf(at, ActionShredded, s.lease.RunID, "", receipt)); err != nil {
+		return err
+	}
+	s.res.ShreddedClasses += len(evidence)
+	return nil
+}
+
+// drop deletes ciphertext that nobody can read any more.
+func (s *sweep) drop(ctx context.Context) error {
+	for dropped := 0; ; {
+		n, err := s.Store.DropCiphertext(ctx, s.lease, s.Limits.LockRecords, s.leaf(s.Now(), ActionDropped, s.lease.RunID, "", map[string]any{}))
+		if err != nil || n == 0 {
+			return err
+		}
+		dropped += n
+		s.progress("drop ciphertext", dropped)
+	}
+}
+
+// hexOf is a checksum as people see it, parseHex its inverse.
+func hexOf(sum [32]byte) string { return hex.EncodeToString(sum[:]) }
+
+func parseHex(s string) (sum [32]byte, err error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(sum) {
+		return sum, fmt.Errorf("%q is not a SHA-256 in hex", s)
+	}
+	return [32]byte(b), nil
+}

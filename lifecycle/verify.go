@@ -1,0 +1,321 @@
+package lifecycle
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/lotkeeper/lotkeeper/archive"
+	"github.com/lotkeeper/lotkeeper/cte"
+)
+
+// Kinds of mismatch that only the database can show, beside archive's.
+const (
+	// KindRow: the row's index columns are not those of the record, or of the
+	// manifest.
+	KindRow = "row"
+	// KindChecksum: the row's checksum is not the manifest's.
+	KindChecksum = "checksum"
+	// KindUnlisted: the row says it is archived in a segment whose manifest
+	// does not list it, or in no segment that was verified.
+	KindUnlisted = "unlisted"
+	// KindUnknown: a segment lists a record that the database does not have.
+	KindUnknown = "unknown_record"
+	// KindTrail: there are fewer rows than the audit trail says were taken in.
+	KindTrail = "trail"
+	// KindFault: it could not be checked.
+	KindFault = "fault"
+)
+
+// VerifyResult is everything that was looked at and everything that was wrong.
+type VerifyResult struct {
+	Segments int `json:"segments"`
+	// Objects counts objects read back: segments and manifests, each vault's.
+	Objects int `json:"objects"`
+	// Records counts records whose line was compared with its checksum,
+	// archived or hot; one that a sweep archives meanwhile may count as both.
+	Records    int                `json:"records"`
+	Mismatches []archive.Mismatch `json:"mismatches"`
+	// Missing are the objects that are not in their vault.
+	Missing []archive.Mismatch `json:"missing"`
+}
+
+// Verify reads back every copy of every segment, and every hot record, and
+// compares all of it with the database. It goes on to the end whatever it
+// finds; the error is for what keeps it from going on.
+func (e *Engine) Verify(ctx context.Context) (VerifyResult, error) {
+	v := &verification{Engine: e, keys: e.keyring(), res: VerifyResult{Mismatches: []archive.Mismatch{}, Missing: []archive.Mismatch{}}}
+	// Each read before what it is compared with: what an ingest brings meanwhile
+	// is too many, never too few.
+	taken, err := e.takenIn(ctx)
+	if err != nil {
+		return v.res, err
+	}
+	// Counted first: what a sweep archives meanwhile only adds to it. And the
+	// hot records before the segments: so it is seen at least once.
+	counts, err := e.Store.Counts(ctx)
+	if err != nil {
+		return v.res, err
+	}
+	if have := counts[Active] + counts[Archived] + counts[Purged]; have < taken {
+		v.find(archive.Mismatch{Kind: KindTrail, Expected: fmt.Sprintf("rows of %d records", taken), Actual: fmt.Sprint(have)})
+	}
+	if err := v.hot(ctx); err != nil {
+		return v.res, err
+	}
+	segments, err := e.Store.Segments(ctx)
+	if err != nil {
+		return v.res, err
+	}
+	for i := range segments {
+		if err := v.segment(ctx, &segments[i]); err != nil {
+			return v.res, fmt.Errorf("couldn't verify segment %s: %w", segments[i].ID, err)
+		}
+		e.progress("verify", v.res.Records)
+	}
+	if v.listed < counts[Archived] {
+		v.find(archive.Mismatch{Kind: KindUnlisted, Expected: fmt.Sprintf("%d archived records in segments", counts[Archived]), Actual: fmt.Sprint(v.listed)})
+	}
+	return v.res, nil
+}
+
+// takenIn counts the records that the audit trail says were taken in.
+func (e *Engine) takenIn(ctx context.Context) (int64, error) {
+	leaves, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionIngested}})
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	for _, l := range leaves {
+		var body struct {
+			Records int64 `json:"records"`
+		}
+		if err := json.Unmarshal(l.Body, &body); err != nil {
+			return 0, fmt.Errorf("leaf %d: %w", l.ID, err)
+		}
+		n += body.Records
+	}
+	return n, nil
+}
+
+type verification struct {
+	*Engine
+	keys   *keyring
+	res    VerifyResult
+	listed int64 // archived rows that belong to a verified segment
+}
+
+func (v *verification) find(m ...archive.Mismatch) {
+	for _, m := range m {
+		if m.Kind == archive.KindMissing {
+			v.res.Missing = append(v.res.Missing, m)
+		} else {
+			v.res.Mismatches = append(v.res.Mismatches, m)
+		}
+	}
+}
+
+func (v *verification) segment(ctx context.Context, g *Segment) error {
+	// By checksum in the database's own words, before anything a vault says.
+	rows := map[string]*Row{}
+	var order []*Row
+	for r, err := range v.Store.Rows(ctx, Query{Segment: g.ID}) {
+		if err != nil {
+			return err
+		}
+		rows[r.RecordID] = &r
+		order = append(order, &r)
+	}
+	if g.State == Staged && len(rows) > 0 {
+		// A sweep may have finished it since the segments were listed.
+		now, err := v.Store.Segment(ctx, g.ID)
+		if err != nil {
+			return err
+		}
+		*g = now
+	}
+	if g.State != Verified && g.State != Settled {
+		for id := range rows {
+			v.find(archive.Mismatch{Segment: g.ID, RecordID: id, Kind: KindUnlisted, Expected: string(Settled), Actual: string(g.State)})
+		}
+		return nil
+	}
+	v.res.Segments++
+	v.listed += int64(len(rows))
+	identity, err := v.keys.identity(ctx, g)
+	if err != nil {
+		// Without it the lines cannot be compared; all the rest can.
+		v.find(archive.Mismatch{Segment: g.ID, Kind: archive.KindUnreadable, Expected: "an identity that opens the segment", Actual: err.Error()})
+	}
+	entries, err := v.manifest(ctx, g)
+	if err != nil {
+		return err
+	}
+	if entries == nil {
+		// VerifyCopy will say what is wrong with each manifest. The lines can
+		// still be compared with the database, in the order they were packed in.
+		slices.SortFunc(order, func(a, b *Row) int { return cmp.Or(a.DueAt.Compare(b.DueAt), cmp.Compare(a.Seq, b.Seq)) })
+		for _, r := range order {
+			entries = append(entries, archive.Entry{RecordID: r.RecordID, Checksum: hexOf(r.Checksum)})
+		}
+	} else if err := v.compare(ctx, g, rows, entries); err != nil {
+		return err
+	}
+	if len(g.Copies) == 0 {
+		v.find(archive.Mismatch{Segment: g.ID, Key: g.ObjectKey, Kind: KindFault, Expected: "a copy in a vault", Actual: "none is recorded"})
+	}
+	compared := false
+	for _, c := range g.Copies {
+		vault, err := v.vault(c.Vault)
+		if err != nil {
+			v.find(archive.Mismatch{Segment: g.ID, Vault: c.Vault, Key: g.ObjectKey, Kind: KindFault, Actual: err.Error()})
+			continue
+		}
+		v.res.Objects += 2
+		found, err := archive.VerifyCopy(ctx, vault, expect(g, c, entries), identity)
+		v.find(found...)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			v.find(archive.Mismatch{Segment: g.ID, Vault: c.Vault, Key: g.ObjectKey, Kind: KindFault, Actual: err.Error()})
+			continue
+		}
+		compared = compared || identity != nil && !slices.ContainsFunc(found, func(m archive.Mismatch) bool {
+			return m.Key == g.ObjectKey && (m.Kind == archive.KindMissing || m.Kind == archive.KindUnreadable)
+		})
+	}
+	if compared {
+		v.res.Records += len(rows)
+	}
+	return nil
+}
+
+// manifest finds a manifest that has the SHA-256 in the database; nil if no
+// vault has one.
+func (v *verification) manifest(ctx context.Context, g *Segment) ([]archive.Entry, error) {
+	for _, c := range g.Copies {
+		vault, err := v.vault(c.Vault)
+		if err != nil {
+			continue
+		}
+		r, err := vault.Get(ctx, g.ManifestKey, c.ManifestVersion)
+		if err != nil {
+			continue // the copy's own check will say so
+		}
+		b, err := io.ReadAll(io.LimitReader(r, g.ManifestSize+1))
+		r.Close()
+		if err != nil || cte.Checksum(b) != g.ManifestSHA256 {
+			continue
+		}
+		m, err := archive.ParseManifest(b)
+		if err != nil {
+			return nil, fmt.Errorf("manifest %s has the right checksum and does not parse: %w", g.ManifestKey, err)
+		}
+		return m.Entries, nil
+	}
+	return nil, ctx.Err()
+}
+
+// compare checks the rows of a segment against its manifest, both ways.
+func (v *verification) compare(ctx context.Context, g *Segment, rows map[string]*Row, entries []archive.Entry) error {
+	var others []string
+	listed := make(map[string]bool, len(entries))
+	for _, en := range entries {
+		listed[en.RecordID] = true
+		r := rows[en.RecordID]
+		if r == nil {
+			others = append(others, en.RecordID)
+			continue
+		}
+		if hexOf(r.Checksum) != en.Checksum {
+			v.find(archive.Mismatch{Segment: g.ID, Key: g.ManifestKey, RecordID: r.RecordID, Kind: KindChecksum, Expected: hexOf(r.Checksum), Actual: en.Checksum})
+		}
+		if want := string(indexOf(r)); want != string(en.Index) {
+			v.find(archive.Mismatch{Segment: g.ID, Key: g.ManifestKey, RecordID: r.RecordID, Kind: KindRow, Expected: want, Actual: string(en.Index)})
+		}
+	}
+	for id := range rows {
+		if !listed[id] {
+			v.find(archive.Mismatch{Segment: g.ID, Key: g.ManifestKey, RecordID: id, Kind: KindUnlisted, Expected: "in the manifest", Actual: "not in it"})
+		}
+	}
+	// A member that a hold kept hot is in the segment without being of it.
+	for len(others) > 0 {
+		part := others[:min(v.Limits.BatchRecords, len(others))]
+		others = others[len(part):]
+		known, err := v.Store.Existing(ctx, part)
+		if err != nil {
+			return err
+		}
+		for _, id := range part {
+			if _, ok := known[id]; !ok {
+				v.find(archive.Mismatch{Segment: g.ID, Key: g.ManifestKey, RecordID: id, Kind: KindUnknown, Expected: "a row in the database", Actual: "none"})
+			}
+		}
+	}
+	return nil
+}
+
+// hot checks every active record: that it opens, that its line has its
+// checksum, and that its row says what the line says.
+func (v *verification) hot(ctx context.Context) error {
+	for r, err := range v.Store.Sealed(ctx, Query{State: Active}) {
+		if err != nil {
+			return err
+		}
+		line, err := v.keys.follow(ctx, &r)
+		if err != nil && r.State != Active {
+			continue // a sweep has archived it meanwhile: its segment is still to come
+		}
+		m := archive.Mismatch{Vault: "hot", RecordID: r.RecordID}
+		if err != nil {
+			m.Kind, m.Expected, m.Actual = archive.KindUnreadable, hexOf(r.Checksum), err.Error()
+			if errors.Is(err, errChecksum) {
+				m.Kind, m.Actual = KindChecksum, "another line"
+			}
+			v.find(m)
+			continue
+		}
+		v.res.Records++
+		rec, err := cte.ParseLine(line)
+		if err != nil {
+			m.Kind, m.Actual = archive.KindUnreadable, err.Error()
+			v.find(m)
+			continue
+		}
+		if diff := v.rowDiffers(&r.Row, rec); diff != "" {
+			m.Kind, m.Expected, m.Actual = KindRow, "as in the record", diff
+			v.find(m)
+		}
+		if v.res.Records%v.Limits.BatchRecords == 0 {
+			v.progress("verify", v.res.Records)
+		}
+	}
+	return nil
+}
+
+// rowDiffers names the columns of a row that are not its record's.
+func (v *verification) rowDiffers(r *Row, rec *cte.Record) string {
+	var cols []string
+	check := func(name string, same bool) {
+		if !same {
+			cols = append(cols, name)
+		}
+	}
+	check("record_id", r.RecordID == rec.RecordID)
+	check("traceability_lot_code", r.TLC == rec.TLC)
+	check("tlc_source", r.TLCSource == rec.TLCSource)
+	check("event_type", r.EventType == rec.EventType)
+	check("event_timestamp", r.EventTimestamp.Equal(rec.EventTimestamp))
+	check("created_or_obtained_at", r.CreatedOrObtainedAt.Equal(rec.CreatedOrObtainedAt))
+	check("purge_not_before", r.PurgeNotBefore.Equal(PurgeNotBefore(rec.EventTimestamp, rec.CreatedOrObtainedAt)))
+	check("location", r.Location == rec.Location())
+	check("product", r.Product == rec.Product())
+	return strings.Join(cols, ", ")
+}

@@ -1,0 +1,154 @@
+package lifecycle_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/lotkeeper/lotkeeper/archive"
+	"github.com/lotkeeper/lotkeeper/archive/memvault"
+	"github.com/lotkeeper/lotkeeper/cte"
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/lifecycle/sqlite"
+	"github.com/lotkeeper/lotkeeper/shred/memkeys"
+)
+
+// world is an engine with a clock that a test sets, on a real database.
+type world struct {
+	*lifecycle.Engine
+	t     *testing.T
+	dir   string
+	now   time.Time
+	store *sqlite.Store
+	vault *memvault.Vault
+	rej   []*cte.Reject
+}
+
+var today = time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir(), now: today}
+	w.vault = memvault.New("main", func() time.Time { return w.now })
+	keys := memkeys.New()
+	store, err := sqlite.Create(context.Background(), filepath.Join(w.dir, "lotkeeper.db"), 0, lifecycle.Leaf{At: w.now, Actor: "test", Action: lifecycle.ActionInit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.store = store
+	w.Engine = &lifecycle.Engine{
+		Store: store, Vaults: []archive.Vault{w.vault}, Keys: keys, Now: func() time.Time { return w.now },
+		Log: zerolog.New(zerolog.NewTestWriter(t)), Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(), Actor: "tester", Software: "test",
+	}
+	w.Limits.Identity = "x25519" // hybrid identities cost 1 ms each
+	t.Cleanup(func() { store.Close() })
+	return w
+}
+
+func (w *world) ingest(lines ...string) lifecycle.IngestResult {
+	w.t.Helper()
+	res, err := w.tryIngest(lines...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return res
+}
+
+func (w *world) tryIngest(lines ...string) (lifecycle.IngestResult, error) {
+	w.rej = nil
+	return w.Ingest(context.Background(), []lifecycle.Input{{Name: "test.jsonl", Open: func() (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader(strings.Join(lines, "\n") + "\n")), nil
+	}}}, lifecycle.IngestOptions{Reject: func(r *cte.Reject) error { w.rej = append(w.rej, r); return nil }})
+}
+
+func (w *world) sweep() lifecycle.SweepResult {
+	w.t.Helper()
+	res, err := w.Sweep(context.Background(), lifecycle.SweepOptions{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return res
+}
+
+func (w *world) view(id string) lifecycle.RecordView {
+	w.t.Helper()
+	v, err := w.View(context.Background(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return v
+}
+
+func (w *world) export(q lifecycle.Query) []string {
+	w.t.Helper()
+	var out []string
+	for f, err := range w.Export(context.Background(), q) {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		r, err := cte.ParseLine(f.Line)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		out = append(out, string(r.AppendNative(nil)))
+	}
+	return out
+}
+
+// verify fails the test on any finding.
+func (w *world) verify() lifecycle.VerifyResult {
+	w.t.Helper()
+	res, err := w.Verify(context.Background())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if len(res.Mismatches)+len(res.Missing) > 0 {
+		w.t.Fatalf("verify found %+v %+v", res.Mismatches, res.Missing)
+	}
+	return res
+}
+
+// record is a native line of an event at the given time.
+func record(id, lot string, at time.Time) string {
+	return fmt.Sprintf(`{"record_id":%q,"traceability_lot_code":%q,"event_type":"shipping","event_timestamp":%q,"kde_payload":{"facility":"FAC-001","secret_kde":"very-secret-%s"}}`,
+		id, lot, cte.FormatTime(at), id)
+}
+
+const textbook = `{"record_id":"cte-8842-a","traceability_lot_code":"LOT-2022-09-14-XJ9","event_timestamp":"2022-09-14T08:30:00Z","kde_payload":{"facility":"FAC-001","product_code":"PC-7782","quantity":1200},"retention_hold":false}`
+
+// raw does to the database what no Store would: whoever has the file can drop its
+// guards first.
+func raw(t *testing.T, w *world, statements ...string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(w.dir, "lotkeeper.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1) // so that the pragmas hold for all that follows
+	guards := []string{`PRAGMA foreign_keys = 0`, `PRAGMA ignore_check_constraints = 1`}
+	rows, err := db.Query(`SELECT 'DROP TRIGGER ' || name FROM sqlite_schema WHERE type = 'trigger'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var drop string
+		if err := rows.Scan(&drop); err != nil {
+			t.Fatal(err)
+		}
+		guards = append(guards, drop)
+	}
+	for _, s := range append(guards, statements...) {
+		if _, err := db.Exec(s); err != nil {
+			t.Fatal(s, err)
+		}
+	}
+}
