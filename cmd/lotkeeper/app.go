@@ -1,0 +1,231 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"reflect"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/go-playground/validator/v10"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+)
+
+// options are what every command can be told. A flag wins over LOTKEEPER_*, which
+// wins over the default.
+type options struct {
+	// Data is the data directory.
+	Data string `flag:"--data" validate:"required"`
+	// Output is the format of the result: table, json, csv, jsonl, and for one
+	// command sha256sum.
+	Output string `flag:"--output" validate:"required"`
+	// LogLevel is from which level on the log goes to standard error.
+	LogLevel string `flag:"--log-level" validate:"oneof=debug info warn error"`
+	// Actor is who the audit trail says it was.
+	Actor string `flag:"--actor" validate:"required,max=200,nocontrol"`
+}
+
+// app is one run of the program: its options, and the world it talks to.
+type app struct {
+	options
+	dataGiven bool // --data is not the default, so hints must say it
+
+	in       io.Reader
+	out      *bufio.Writer // results; flushed when the command ends
+	err      io.Writer     // messages, log, progress
+	width    int           // of tables, in columns
+	now      func() time.Time
+	log      zerolog.Logger
+	progress *progress
+}
+
+// newApp talks to the process's own standard files.
+func newApp() *app {
+	a := &app{in: os.Stdin, width: screenWidth(), now: time.Now}
+	a.progress = newProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
+	a.out = bufio.NewWriterSize(a.progress.before(os.Stdout), 64<<10)
+	a.err = a.progress.before(os.Stderr)
+	a.log = newLog(a.err, zerolog.WarnLevel)
+	return a
+}
+
+// screenWidth is how wide tables may be: COLUMNS, or the terminal's width, or 80
+// where there is no terminal.
+func screenWidth() int {
+	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
+		return max(n, 40)
+	}
+	if n, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil && n > 0 {
+		return max(n, 40)
+	}
+	return 80
+}
+
+func newLog(w io.Writer, level zerolog.Level) zerolog.Logger {
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		w = zerolog.ConsoleWriter{Out: w, NoColor: os.Getenv("NO_COLOR") != "", TimeFormat: time.TimeOnly}
+	}
+	return zerolog.New(w).Level(level).With().Timestamp().Logger()
+}
+
+// configure completes and checks the options of a command that is about to run.
+func (a *app) configure(cmd *cobra.Command) error {
+	flags := cmd.Root().PersistentFlags()
+	if err := environment(flags); err != nil {
+		return err
+	}
+	a.dataGiven = flags.Changed("data")
+	if err := noneEmpty(cmd.Flags()); err != nil {
+		return err
+	}
+	formats := formatsOf(cmd)
+	if a.Output == "" {
+		a.Output = formats[0]
+	}
+	if !slices.Contains(formats, a.Output) {
+		return usagef("%s cannot print %q; it prints %s", cmd.CommandPath(), a.Output, strings.Join(formats, ", "))
+	}
+	if a.Actor == "" {
+		a.Actor = systemUser()
+	}
+	if err := check(&a.options); err != nil {
+		return err
+	}
+	level, err := zerolog.ParseLevel(a.LogLevel)
+	if err != nil {
+		return usagef("--log-level: %v", err)
+	}
+	a.log = newLog(a.err, level)
+	return nil
+}
+
+// noneEmpty refuses a flag that was given without a value. In a script that is a
+// variable nobody has set, and an empty --lot would select every lot.
+func noneEmpty(flags *pflag.FlagSet) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		if f.Value.Type() == "string" && f.Value.String() == "" {
+			err = usagef("--%s is empty", f.Name)
+		}
+	})
+	return err
+}
+
+func systemUser() string {
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		return u.Username
+	}
+	return "uid " + strconv.Itoa(os.Getuid())
+}
+
+// software is how the program calls itself in manifests.
+func software() string { return "lotkeeper " + buildVersion() }
+
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// engine opens the data directory and makes the engine that works on it. The
+// caller calls close when done.
+func (a *app) engine(ctx context.Context) (e *lifecycle.Engine, close func() error, err error) {
+	d, err := openData(ctx, a.Data, a.now)
+	if err != nil {
+		return nil, nil, err
+	}
+	return a.engineOn(d), d.close, nil
+}
+
+// engineOn makes the engine of an open data directory.
+func (a *app) engineOn(d *data) *lifecycle.Engine {
+	return &lifecycle.Engine{
+		Store: d.store, Vaults: d.vaults, Keys: d.keys, Now: a.now, Log: a.log,
+		Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(),
+		Actor: a.Actor, Software: software(), Progress: a.progress.update,
+	}
+}
+
+// with runs fn on the engine and closes it.
+func (a *app) with(ctx context.Context, fn func(*lifecycle.Engine) error) (err error) {
+	e, close, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, close()) }()
+	return fn(e)
+}
+
+// rules checks the structs of options; fields are named as they are typed.
+var rules = newRules()
+
+func newRules() *validator.Validate {
+	v := validator.New(validator.WithRequiredStructEnabled())
+	v.RegisterTagNameFunc(func(f reflect.StructField) string { return f.Tag.Get("flag") })
+	err := v.RegisterValidation("nocontrol", func(fl validator.FieldLevel) bool {
+		return !strings.ContainsFunc(fl.Field().String(), unicode.IsControl)
+	})
+	if err != nil {
+		panic(err) // a misspelt tag in this file
+	}
+	return v
+}
+
+// check says in our words which flags break which rule: all that are missing at
+// once, else the first that is wrong.
+func check(flags any) error {
+	err := rules.Struct(flags)
+	if err == nil {
+		return nil
+	}
+	var broken validator.ValidationErrors
+	if !errors.As(err, &broken) {
+		return err
+	}
+	var missing []string
+	for _, b := range broken {
+		switch b.Tag() {
+		case "required":
+			missing = append(missing, b.Field())
+		case "required_without":
+			missing = append(missing, b.Field()+" or "+flagName(flags, b.Param()))
+		}
+	}
+	if len(missing) > 0 {
+		return usagef("missing: %s", strings.Join(missing, ", "))
+	}
+	b := broken[0]
+	switch b.Tag() {
+	case "oneof":
+		return usagef("%s must be one of %s, not %q", b.Field(), strings.ReplaceAll(b.Param(), " ", ", "), fmt.Sprint(b.Value()))
+	case "excluded_with":
+		return usagef("%s and %s do not go together", b.Field(), flagName(flags, b.Param()))
+	case "max":
+		return usagef("%s is longer than %s characters", b.Field(), b.Param())
+	case "min":
+		return usagef("%s must be at least %s, not %v", b.Field(), b.Param(), b.Value())
+	case "nocontrol":
+		return usagef("%s contains a control character", b.Field())
+	}
+	return usagef("%s breaks the rule %s", b.Field(), b.Tag())
+}
+
+// flagName is the flag of another field that a rule names.
+func flagName(flags any, field string) string {
+	f, _ := reflect.TypeOf(flags).Elem().FieldByName(field)
+	return f.Tag.Get("flag")
+}

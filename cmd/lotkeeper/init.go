@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lotkeeper/lotkeeper/archive/dir"
+)
+
+// initResult is what init prints.
+type initResult struct {
+	Data   string        `json:"data"`
+	Store  string        `json:"store"`
+	Vaults []vaultResult `json:"vaults"`
+	// Keyring is the first directory of the keyring, KeyringMirrors the others.
+	Keyring        string   `json:"keyring"`
+	KeyringMirrors []string `json:"keyring_mirrors"`
+}
+
+type vaultResult struct {
+	Name string `json:"name"`
+	// Lock is what the vault's lock is worth: "compliance" or "advisory".
+	Lock string `json:"lock"`
+}
+
+// keyringLimits is what a keyring in a directory does not protect against.
+const keyringLimits = `The keyring is a directory of keys, readable by its owner and by root. Copying
+the data directory copies the keys; so does a backup or a snapshot of the disk.
+Keep the keyring out of backups, or make them forget within the time you can
+accept. A deleted key file can be undeleted until its blocks are used again:
+encrypt the disk. Without the keyring nothing here can be read, by anybody:
+--mirror keeps a second copy on another disk.
+`
+
+func newInit(a *app) *cobra.Command {
+	var mirrors []string
+	cmd := &cobra.Command{
+		Use:   "init [--mirror DIR]...",
+		Short: "Make the data directory: database, vault and keyring",
+		Long: `Make the data directory: an embedded database, a vault in a directory, and a
+keyring. A directory that is not empty and was not made by init is refused. One
+that was is left as it is; an init that was interrupted is finished.`,
+		Example: `  lotkeeper init
+  lotkeeper --data /srv/lotkeeper init --mirror /mnt/other-disk/keyring`,
+		Args: arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			d, created, err := createData(cmd.Context(), a.Data, mirrors, a.Actor, a.now)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, d.close()) }()
+			s, err := readSettings(d.path)
+			if err != nil {
+				return err
+			}
+			res := initResult{
+				Data: d.path, Store: filepath.Join(d.path, databaseFile),
+				Keyring: filepath.Join(d.path, keyringDir), KeyringMirrors: s.KeyringMirrors,
+			}
+			for _, v := range d.vaults {
+				st, err := v.Status(cmd.Context())
+				if err != nil {
+					return err
+				}
+				res.Vaults = append(res.Vaults, vaultResult{v.Name(), st.Lock})
+			}
+			if err := result(a, res, func(s *screen) {
+				pairs := []string{"data", res.Data, "store", res.Store}
+				for _, v := range res.Vaults {
+					pairs = append(pairs, "vault", fmt.Sprintf("%s, lock: %s", v.Name, v.Lock))
+				}
+				pairs = append(pairs, "keyring", res.Keyring)
+				for _, m := range res.KeyringMirrors {
+					pairs = append(pairs, "mirror", m)
+				}
+				s.fields("", pairs...)
+			}); err != nil {
+				return err
+			}
+			if !created {
+				a.note("%s was initialised before and is left as it is", d.path)
+				return nil
+			}
+			a.out.Flush()
+			fmt.Fprintf(a.err, "\n%s\n%s", dir.Limits, keyringLimits)
+			return nil
+		},
+	}
+	cmd.Flags().StringArrayVar(&mirrors, "mirror", nil, "directory `DIR` for another copy of the keyring, on another disk (repeatable)")
+	exits(cmd, exitFailed, exitLocked, exitRefused)
+	return cmd
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/lifecycle/report"
+)
+
+func newReport(a *app) *cobra.Command {
+	return group("report", "Pull reports for auditors", `Pull what auditors ask for. A report only reads, and holds no key data elements.`,
+		newReportChecksums(a))
+}
+
+func newReportChecksums(a *app) *cobra.Command {
+	var f queryFlags
+	cmd := &cobra.Command{
+		Use:   "checksums [--lot CODE] [--contains TEXT] [--state STATE] [--from TIME] [--to TIME] [--record ID]...",
+		Short: "List each record's checksum, and where its copies are",
+		Long: `List one row for each record and copy: the record's checksum, the segment that
+holds it, and the object's key, version, SHA-256 and lock in each vault. A
+record in the hot store has one row, with the columns of the copy empty.
+
+With -o sha256sum, list the objects and manifests that hold these records, in
+the format that "sha256sum -c" reads in the vault's directory.`,
+		Example: `  lotkeeper report checksums -o csv > checksums.csv
+  lotkeeper report checksums --lot LOT-2022-09-14-XJ9 -o json
+  lotkeeper report checksums -o sha256sum |
+      (cd lotkeeper-data/vault && sha256sum -c)`,
+		Args: arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q, err := f.query()
+			if err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(e *lifecycle.Engine) error { return a.checksums(cmd.Context(), e, q) })
+		},
+	}
+	f.registerList(cmd)
+	prints(cmd, "table", "json", "csv", "jsonl", "sha256sum")
+	exits(cmd, exitFailed)
+	return cmd
+}
+
+func (a *app) checksums(ctx context.Context, e *lifecycle.Engine, q lifecycle.Query) error {
+	if a.Output == "sha256sum" {
+		return report.SHA256Sums(ctx, a.out, e.Store, q)
+	}
+	limit := q.Limit
+	if limit == 0 && a.Output == "table" {
+		limit, q.Limit = tableLimit, tableLimit+1
+	}
+	type row = report.ChecksumRow
+	l := newList(a, []column[row]{
+		{title: "RECORD", cell: func(r row) string { return r.RecordID }},
+		{title: "STATE", cell: func(r row) string { return string(r.State) }, whole: true},
+		{title: "CHECKSUM", cell: func(r row) string { return r.Checksum }},
+		{title: "SEGMENT", cell: func(r row) string { return r.Segment }, whole: true},
+		{title: "VAULT", cell: func(r row) string { return r.Vault }},
+	})
+	records, last, more := 0, "", false
+	for r, err := range report.Checksums(ctx, e.Store, q) {
+		if err != nil {
+			return err
+		}
+		// A record has a row for each of its copies, one after the other.
+		if r.RecordID != last {
+			if limit > 0 && records == limit {
+				more = true
+				break
+			}
+			records, last = records+1, r.RecordID
+		}
+		if err := l.add(r); err != nil {
+			return err
+		}
+	}
+	if err := l.close(); err != nil {
+		return err
+	}
+	switch {
+	case more:
+		a.note("these are the first %d records, there are more: --limit N shows more, -o csv and -o json all", limit)
+	case l.n == 0:
+		a.note("no record matches")
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+)
+
+// sweepFlags steer one sweep.
+type sweepFlags struct {
+	dryRun      bool
+	asOf        time.Time
+	maxDuration time.Duration
+	acceptClock bool
+}
+
+func newSweep(a *app) *cobra.Command {
+	var f sweepFlags
+	cmd := &cobra.Command{
+		Use:   "sweep [--dry-run [--as-of TIME]] [--max-duration D] [--accept-clock]",
+		Short: "Archive what is due, and shred its hot copies",
+		Long: `Move every record that is past the cutoff and not held into the archive: seal it
+into segments, put them into every vault, read them back and compare, and only
+then drop the hot copies' keys. Then destroy the class keys that nothing depends
+on any more. Held records stay.
+
+A sweep that was interrupted is finished by the next one.`,
+		Example: `  lotkeeper sweep --dry-run                        what would happen now
+  lotkeeper sweep --dry-run --as-of 2027-01-01     what would happen then
+  lotkeeper sweep
+  lotkeeper sweep --max-duration 30m -o json`,
+		Args: arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			given := cmd.Flags().Changed
+			switch {
+			case given("as-of") && !f.dryRun:
+				return &usageError{"--as-of is for dry runs only: there is no way to tell a sweep what time it is", "type: lotkeeper sweep --dry-run --as-of TIME"}
+			case given("max-duration") && f.maxDuration <= 0:
+				return usagef("--max-duration must be longer than nothing, such as 30m")
+			case f.dryRun && (given("max-duration") || f.acceptClock):
+				return usagef("--max-duration and --accept-clock are not for dry runs, which change nothing")
+			}
+			return a.sweep(cmd.Context(), f)
+		},
+	}
+	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan and change nothing")
+	cmd.Flags().Var(&instant{at: &f.asOf}, "as-of", "plan as if it were `TIME` (with --dry-run only)")
+	cmd.Flags().DurationVar(&f.maxDuration, "max-duration", 0, "begin no further segment after `D`, such as 30m; the next sweep goes on")
+	cmd.Flags().BoolVar(&f.acceptClock, "accept-clock", false, "the machine's clock is right, although nothing was recorded for long")
+	exits(cmd, exitFailed, exitLocked, exitRefused)
+	return cmd
+}
+
+func (a *app) sweep(ctx context.Context, f sweepFlags) error {
+	return a.with(ctx, func(e *lifecycle.Engine) error {
+		if f.dryRun {
+			now := f.asOf
+			if now.IsZero() {
+				now = a.now()
+			}
+			res, err := e.DryRun(ctx, now)
+			if err != nil {
+				return err
+			}
+			return result(a, res, func(s *screen) { planTable(s, res) })
+		}
+		if f.acceptClock {
+			if err := e.AcceptClock(ctx); err != nil {
+				return err
+			}
+			a.log.Info().Time("now", a.now().UTC()).Msg("clock accepted")
+		}
+		res, err := e.Sweep(ctx, lifecycle.SweepOptions{MaxDuration: f.maxDuration})
+		if res.Policies != nil {
+			// It began; also of a sweep that failed half way, what it did, it did.
+			err = errors.Join(err, result(a, res, func(s *screen) { sweepTable(s, res) }))
+		}
+		return err
+	})
+}
+
+// maxKeptRows is how many of the records that stay a table lists.
+const maxKeptRows = 20
+
+func planTable(s *screen, r lifecycle.SweepResult) {
+	if r.Due == 0 {
+		nothing(s, r)
+		if r.ShreddedClasses > 0 {
+			s.printf("%s would be looked at and, if nothing depends on it, shredded\n", plural(r.ShreddedClasses, "class key"))
+		}
+		return
+	}
+	s.fields("",
+		"cutoff", r.Cutoff,
+		"due", fmt.Sprint(r.Due),
+		"to archive", fmt.Sprintf("%d, in %s", r.Archived, plural(r.Segments, "segment")),
+		"held", fmt.Sprintf("%d, of which %d to reseal", r.Held, r.Resealed),
+		"classes over", fmt.Sprintf("%d, to shred if nothing depends on them", r.ShreddedClasses))
+	if len(r.Kept) > 0 {
+		s.printf("\nDue, and staying:\n")
+		table(s, r.Kept[:min(len(r.Kept), maxKeptRows)],
+			column[lifecycle.Decision]{title: "RECORD", cell: func(d lifecycle.Decision) string { return d.RecordID }},
+			column[lifecycle.Decision]{title: "WHY", cell: func(d lifecycle.Decision) string { return d.Reason }})
+		if more := r.Held - min(len(r.Kept), maxKeptRows); more > 0 {
+			s.printf("and %d more: lotkeeper record list --state held\n", more)
+		}
+	}
+	s.printf("\nThis was a dry run: nothing was changed.\n")
+}
+
+func nothing(s *screen, r lifecycle.SweepResult) {
+	if r.Due > 0 {
+		s.printf("nothing to do: %s due, and held\n", map[bool]string{true: "1 record is", false: fmt.Sprintf("%d records are", r.Due)}[r.Due == 1])
+		return
+	}
+	s.printf("nothing is due: no record in the hot store has an event at or before\n%s\n", r.Cutoff)
+}
+
+func sweepTable(s *screen, r lifecycle.SweepResult) {
+	if r.Due == r.Held && r.Recovered == 0 && r.ShreddedClasses == 0 && r.Resealed == 0 {
+		// There was nothing to do, and it says so.
+		nothing(s, r)
+		s.fields("", "run", r.RunID)
+		return
+	}
+	pairs := []string{
+		"run", r.RunID,
+		"cutoff", r.Cutoff,
+		"due", fmt.Sprint(r.Due),
+		"archived", fmt.Sprintf("%d, in %s", r.Archived, plural(r.Segments, "segment")),
+		"held", fmt.Sprint(r.Held),
+		"resealed", fmt.Sprint(r.Resealed),
+		"failed", fmt.Sprint(r.Failed),
+		"shredded", plural(r.ShreddedClasses, "class key"),
+		"purged", fmt.Sprint(r.Purged),
+		"duration", fmt.Sprintf("%.1f s", r.DurationSeconds),
+	}
+	if r.Recovered > 0 {
+		pairs = append(pairs, "recovered", plural(r.Recovered, "record")+" that an interrupted run had left half way")
+	}
+	if r.StoppedEarly {
+		pairs = append(pairs, "stopped", "early, as --max-duration asked; the next sweep goes on")
+	}
+	s.fields("", pairs...)
+}

@@ -1,0 +1,357 @@
+package integration
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// program builds lotkeeper once for all tests of the package.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "lotkeeper-test-")
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(dir, "lotkeeper")
+	cmd := exec.Command("go", "build", "-o", bin, "../cmd/lotkeeper")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if bin, err := program(); err == nil {
+		os.RemoveAll(filepath.Dir(bin))
+	}
+	os.Exit(code)
+}
+
+// shell is a directory in which commands are typed.
+type shell struct {
+	t   *testing.T
+	dir string
+}
+
+func newShell(t *testing.T) *shell {
+	t.Helper()
+	if _, err := program(); err != nil {
+		t.Fatal(err)
+	}
+	return &shell{t, t.TempDir()}
+}
+
+func (s *shell) command(args ...string) *exec.Cmd {
+	bin, _ := program()
+	cmd := exec.Command(bin, args...)
+	cmd.Dir = s.dir
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "LOTKEEPER_") }), "LOTKEEPER_ACTOR=tester")
+	return cmd
+}
+
+// run runs a command, which must end with the code given, and returns what it
+// printed to standard output.
+func (s *shell) run(code int, args ...string) string {
+	s.t.Helper()
+	var out, messages bytes.Buffer
+	cmd := s.command(args...)
+	cmd.Stdout, cmd.Stderr = &out, &messages
+	err := cmd.Run()
+	if got := cmd.ProcessState.ExitCode(); got != code {
+		s.t.Fatalf("lotkeeper %s ended with %d, not %d: %v\n%s%s", strings.Join(args, " "), got, code, err, out.String(), messages.String())
+	}
+	return out.String()
+}
+
+// object runs a command with -o json and parses the object it prints.
+func (s *shell) object(code int, args ...string) map[string]any {
+	s.t.Helper()
+	var v map[string]any
+	if err := json.Unmarshal([]byte(s.run(code, append([]string{"-o", "json"}, args...)...)), &v); err != nil {
+		s.t.Fatalf("lotkeeper %s: %v", strings.Join(args, " "), err)
+	}
+	return v
+}
+
+func sample(t *testing.T, name string) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join("..", "testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// The README's story, on a data directory of its own.
+func TestReadmeStory(t *testing.T) {
+	s := newShell(t)
+	s.run(0, "init")
+	if got := s.object(0, "ingest", sample(t, "season.jsonl")); got["accepted"] != 8.0 || got["read"] != 8.0 {
+		t.Fatalf("ingest: %v", got)
+	}
+	hold := s.object(0, "hold", "place", "--lot", "GTIN: 314141999995 CAN230704", "--kind", "recall", "--reference", "F-0417-2026", "--reason", "Salmonella")
+	if hold["covered"] != 1.0 || hold["too_late"] != 0.0 || hold["status"] != "open" {
+		t.Fatalf("hold: %v", hold)
+	}
+	plan := s.object(0, "sweep", "--dry-run")
+	got := s.object(0, "sweep")
+	for _, field := range []string{"due", "held", "archived", "resealed", "segments", "shredded_classes"} {
+		if got[field] != plan[field] {
+			t.Errorf("%s: planned %v, done %v", field, plan[field], got[field])
+		}
+	}
+	if got["due"] != 7.0 || got["held"] != 2.0 || got["archived"] != 5.0 {
+		t.Fatalf("sweep: %v", got)
+	}
+	if again := s.object(0, "sweep"); again["archived"] != 0.0 || again["shredded_classes"] != 0.0 || again["resealed"] != 0.0 {
+		t.Fatalf("a second sweep: %v", again)
+	}
+	if v := s.object(0, "verify"); v["records"] != 8.0 {
+		t.Fatalf("verify: %v", v)
+	}
+	// Everything comes out as it went in, and is known elsewhere as the same.
+	exported := s.run(0, "export")
+	input, err := os.ReadFile(sample(t, "season.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sorted(exported) != sorted(string(input)) {
+		t.Errorf("exported\n%s\ninstead of\n%s", sorted(exported), sorted(string(input)))
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "export.jsonl"), []byte(exported), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.object(0, "ingest", "export.jsonl"); got["duplicates"] != 8.0 {
+		t.Errorf("ingested again: %v", got)
+	}
+	if got := s.object(0, "--data", "elsewhere", "init"); got["vaults"].([]any)[0].(map[string]any)["lock"] != "advisory" {
+		t.Errorf("init: %v", got)
+	}
+	if got := s.object(0, "--data", "elsewhere", "ingest", "export.jsonl"); got["accepted"] != 8.0 {
+		t.Errorf("ingested elsewhere: %v", got)
+	}
+	if got := s.object(0, "--data", "elsewhere", "ingest", sample(t, "season.jsonl")); got["duplicates"] != 8.0 {
+		t.Errorf("the original, where its export is: %v", got)
+	}
+	// The line that is printed has the checksum that is reported.
+	line := s.run(0, "record", "show", "t-1", "--line")
+	sum := sha256.Sum256([]byte(strings.TrimSuffix(line, "\n")))
+	if v := s.object(0, "record", "show", "t-1"); v["checksum"] != hex.EncodeToString(sum[:]) {
+		t.Errorf("the line's checksum is %x, reported is %v", sum, v["checksum"])
+	}
+	s.run(0, "hold", "release", hold["hold_id"].(string), "--reason", "recall closed")
+	if got := s.object(0, "sweep"); got["archived"] != 1.0 || got["held"] != 1.0 {
+		t.Errorf("after the release: %v", got)
+	}
+}
+
+func sorted(lines string) string {
+	all := strings.Split(strings.TrimSpace(lines), "\n")
+	slices.Sort(all)
+	return strings.Join(all, "\n")
+}
+
+// Every bad row is named, and takes no other with it.
+func TestDirtyRows(t *testing.T) {
+	s := newShell(t)
+	s.run(0, "init")
+	got := s.object(3, "ingest", sample(t, "dirty.jsonl"))
+	if got["read"] != 20.0 || got["accepted"] != 2.0 || got["rejected"] != 18.0 {
+		t.Fatalf("ingest: %v", got)
+	}
+	rejects, err := os.ReadFile(filepath.Join(s.dir, got["rejects_file"].(string)))
+	if errors.Is(err, os.ErrNotExist) {
+		rejects, err = os.ReadFile(got["rejects_file"].(string))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, line := range strings.Split(strings.TrimSpace(string(rejects)), "\n") {
+		var r struct {
+			Line                int
+			Field, Rule, Reason string
+		}
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		want := i + 2
+		if i == 17 {
+			want = 20 // the row between was accepted
+		}
+		if r.Line != want || r.Rule == "" || r.Reason == "" {
+			t.Errorf("reject %d: %+v", i, r)
+		}
+	}
+	if out := s.run(0, "export", "--record", "ok-first"); !strings.Contains(out, `"n":1200.50,"sscc":106141412345678908`) {
+		t.Error(out)
+	}
+}
+
+// The nine tabs of FDA's sample go in whole.
+func TestFDASample(t *testing.T) {
+	s := newShell(t)
+	s.run(0, "init")
+	files, err := filepath.Glob(filepath.Join(sample(t, "fda"), "*.psv"))
+	if err != nil || len(files) != 9 {
+		t.Fatal(files, err)
+	}
+	if got := s.object(0, append([]string{"ingest"}, files...)...); got["read"] != 41.0 || got["accepted"] != 41.0 {
+		t.Fatalf("ingest: %v", got)
+	}
+	if got := s.object(0, append([]string{"ingest"}, files...)...); got["duplicates"] != 41.0 {
+		t.Fatalf("ingest again: %v", got)
+	}
+	exported := s.run(0, "export")
+	if err := os.WriteFile(filepath.Join(s.dir, "fda.jsonl"), []byte(exported), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.object(0, "ingest", "fda.jsonl"); got["duplicates"] != 41.0 {
+		t.Errorf("their export: %v", got)
+	}
+}
+
+// The plan and the report of a small season, word for word.
+func TestGolden(t *testing.T) {
+	s := newShell(t)
+	s.run(0, "init")
+	s.run(0, "ingest", sample(t, "season.jsonl"))
+	// What differs each time: ids, instants of the run, and hashes that hang on
+	// random salts and keys.
+	mask := []struct {
+		re *regexp.Regexp
+		by string
+	}{
+		{regexp.MustCompile(`(run|hold|seg)-\d{8}-[0-9a-z]{10}`), "$1-ID"},
+		{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "SHA256"},
+		{regexp.MustCompile(`\b[A-Z2-7]{26}\b`), "VERSION"},
+		{regexp.MustCompile(`"duration_seconds": [0-9.e-]+`), `"duration_seconds": 0`},
+		{regexp.MustCompile(fmt.Sprintf(`\b(%d|%d)-[0-9T:.-]+Z`, time.Now().UTC().Year(), time.Now().UTC().Year()+1)), "NOW"},
+	}
+	check := func(name, got string) {
+		t.Helper()
+		for _, m := range mask {
+			got = m.re.ReplaceAllString(got, m.by)
+		}
+		path := sample(t, filepath.Join("golden", name))
+		if *update {
+			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != string(want) {
+			t.Errorf("%s is\n%s\ninstead of\n%s", name, got, want)
+		}
+	}
+	// As of a day of the past the plan is the same on every day it is asked.
+	check("plan.txt", s.run(0, "sweep", "--dry-run", "--as-of", "2025-07-05T20:00:00Z"))
+	check("plan.json", s.run(0, "-o", "json", "sweep", "--dry-run", "--as-of", "2025-07-05T20:00:00Z"))
+	s.run(0, "sweep")
+	check("checksums.csv", s.run(0, "-o", "csv", "report", "checksums", "--to", "2023-12-31"))
+	check("checksums.json", s.run(0, "-o", "json", "report", "checksums", "--record", "s-1"))
+}
+
+// kill -9 at any moment of a sweep loses nothing: what was ingested is read
+// afterwards from wherever it is, and the next sweep finishes the work.
+func TestKilledSweeps(t *testing.T) {
+	s := newShell(t)
+	s.run(0, "init")
+	seed := uint64(time.Now().UnixNano())
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
+	total := 0
+	rounds := 12
+	if testing.Short() {
+		rounds = 3
+	}
+	for round := range rounds {
+		var b strings.Builder
+		for i := range 1500 {
+			at := time.Date(2022, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(rnd.IntN(600*24)) * time.Hour)
+			fmt.Fprintf(&b, `{"record_id":"r-%d-%d","traceability_lot_code":"L-%d","event_timestamp":%q,"created_or_obtained_at":%q,"kde_payload":{"facility":"F","secret":"very-secret-%d"}}`+"\n",
+				round, i, i%7, at.Format(time.RFC3339), at.Format(time.RFC3339), i)
+		}
+		total += 1500
+		path := filepath.Join(s.dir, "in.jsonl")
+		if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// Also the ingest is killed, and then done again.
+		kill(t, s.command("ingest", path), time.Duration(rnd.IntN(200))*time.Millisecond)
+		got := s.object(0, "ingest", path)
+		if got["accepted"].(float64)+got["duplicates"].(float64) != 1500 || got["rejected"] != 0.0 {
+			t.Fatalf("round %d: %v", round, got)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		kill(t, s.command("sweep"), time.Duration(rnd.IntN(600))*time.Millisecond)
+		if n := strings.Count(s.run(0, "export"), "\n"); n != total {
+			t.Fatalf("round %d: %d of %d records can be read", round, n, total)
+		}
+	}
+	s.run(0, "sweep")
+	v := s.object(0, "verify")
+	if v["records"] != float64(total) {
+		t.Fatalf("verify: %v of %d", v, total)
+	}
+	counts := map[string]int{}
+	for _, line := range strings.Split(strings.TrimSpace(s.run(0, "-o", "csv", "report", "checksums")), "\n")[1:] {
+		counts[strings.SplitN(line, ",", 2)[0]]++
+	}
+	for id, n := range counts {
+		if n != 1 {
+			t.Errorf("record %s has %d rows in the report", id, n)
+		}
+	}
+	if len(counts) != total {
+		t.Errorf("the report has %d of %d records", len(counts), total)
+	}
+	err := filepath.WalkDir(s.dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, []byte("very-secret")) {
+			t.Errorf("%s has a KDE in plain text", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// kill starts a command and kills it after a while, unless it has ended.
+func kill(t *testing.T, cmd *exec.Cmd, after time.Duration) {
+	t.Helper()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(after, func() { cmd.Process.Kill() })
+	defer timer.Stop()
+	cmd.Wait()
+}
