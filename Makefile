@@ -1,0 +1,59 @@
+# `make` alone says what there is. What is needed and missing is built into
+# .cache at a pinned version, or named with the command that gets it.
+
+GO       ?= go
+CACHE    := $(CURDIR)/.cache
+LINTER   := $(CACHE)/golangci-lint-v2.15.0/golangci-lint
+DEADCODE := $(CACHE)/deadcode-v0.52.0/deadcode
+
+# The race detector is C; without a compiler the tests run without it.
+RACE := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
+
+# SQLite in Go is sixteen times as slow under the race detector, so there it is
+# only the tests in which something runs at once.
+CONCURRENT := TestGate|TestHoldAmong|TestWait|TestStore/.*(Concurrent|OneRun|Snapshot)
+
+.PHONY: help build demo test lint bench fuzz clean
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+build: ## build bin/lotkeeper (Go is enough, no C compiler)
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/lotkeeper ./cmd/lotkeeper
+
+demo: build ## watch records live and die, in a directory of its own
+	@bin/lotkeeper demo
+
+test: ## run every test, and a sample of the longest again with the race detector
+	@test -n "$$LOTKEEPER_SAMPLES" || echo "LOTKEEPER_SAMPLES is not set: tests of real input files are left out" >&2
+	CGO_ENABLED=0 $(GO) test -timeout 30m ./...
+ifdef RACE
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m $$($(GO) list ./... | grep -v /lifecycle/sqlite)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m -run '$(CONCURRENT)' ./lifecycle/sqlite
+else
+	@echo "no C compiler found: the race detector is left out (apt-get install gcc)" >&2
+endif
+
+lint: $(LINTER) $(DEADCODE) ## check format, vet, style, dead code, and that no rule reads a clock
+	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(LINTER) run ./...
+	@out="$$($(DEADCODE) -test ./...)"; test -z "$$out" || { echo "$$out"; exit 1; }
+
+bench: build ## ingest 1,000,000 records, sweep 500,000, print rows/s and peak memory
+	$(GO) run ./integration/bench -lotkeeper bin/lotkeeper
+
+fuzz: ## run each fuzzer for half a minute
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r f; do \
+	  grep -oE '^func Fuzz[A-Za-z0-9]*' $$f | cut -c6- | while read -r name; do \
+	    echo "$$name in $$(dirname $$f)"; $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime 30s $$(dirname $$f) || exit 1; \
+	  done || exit 1; done
+
+clean: ## remove what make has built
+	rm -rf bin $(CACHE)
+
+$(LINTER):
+	GOBIN=$(dir $@) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+$(DEADCODE):
+	GOBIN=$(dir $@) $(GO) install golang.org/x/tools/cmd/deadcode@v0.52.0
