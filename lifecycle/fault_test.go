@@ -155,7 +155,7 @@ func scenarioUntilSweep(w *world) error {
 func TestFaultAtEveryCall(t *testing.T) {
 	// How many calls there are is found by a run without a fault.
 	tr := &trap{}
-	w := onDisk(t, t.TempDir(), today, tr, true)
+	w := onDisk(t, tempDir(t), today, tr, true)
 	if err := scenario(w); err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestFaultAtEveryCall(t *testing.T) {
 					continue
 				}
 				t.Run(fmt.Sprint(n), func(t *testing.T) {
-					root := t.TempDir()
+					root := tempDir(t)
 					tr := &trap{at: n, kind: kind}
 					w := onDisk(t, root, today, tr, true)
 					err := scenario(w)

@@ -790,7 +790,7 @@ func TestOlderDatabaseThatKnowsLess(t *testing.T) {
 	w := newWorld(t)
 	w.ingest(record("young", "L", today))
 	path := filepath.Join(w.dir, "lotkeeper.db")
-	backup := filepath.Join(t.TempDir(), "backup.db")
+	backup := filepath.Join(tempDir(t), "backup.db")
 	raw(t, w, `VACUUM INTO '`+backup+`'`)
 	w.ingest(textbook)
 	w.sweep()

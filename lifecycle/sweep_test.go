@@ -339,7 +339,7 @@ func TestOldDatabasePutBack(t *testing.T) {
 	}
 	w.sweep()
 
-	dir := t.TempDir()
+	dir := tempDir(t)
 	if err := os.WriteFile(filepath.Join(dir, "lotkeeper.db"), old, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -33,9 +34,21 @@ type world struct {
 
 var today = time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
 
+// tempDir is in memory where there is such a place. These tests end processes at
+// every call, thousands of times, and never cut the power: a disk's syncs would
+// only make them slow. What survives those is tested beside each back end.
+func tempDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "lotkeeper-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), now: today}
+	w := &world{t: t, dir: tempDir(t), now: today}
 	w.vault = memvault.New("main", func() time.Time { return w.now })
 	keys := memkeys.New()
 	store, err := sqlite.Create(context.Background(), filepath.Join(w.dir, "lotkeeper.db"), 0, lifecycle.Leaf{At: w.now, Actor: "test", Action: lifecycle.ActionInit})
