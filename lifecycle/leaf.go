@@ -44,6 +44,10 @@ const (
 	ActionClockAccepted  = "clock-accepted"
 	ActionKeyringMended  = "keyring-recovered"
 	ActionIdentityShown  = "identity-disclosed"
+	ActionVaultAdded     = "vault-added"
+	ActionVaultCopied    = "vault-copied"
+	ActionVaultActive    = "vault-active"
+	ActionVaultRetiring  = "vault-retiring"
 )
 
 // With adds one field to the leaf's body: what only the Store knows, such as

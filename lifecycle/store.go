@@ -116,6 +116,37 @@ type Copy struct {
 	VerifiedAt      time.Time `json:"verified_at"`
 }
 
+// VaultState is whether a vault counts.
+//
+//	joining ──▶ active ──▶ retiring
+//	   └───────────────────────▲
+type VaultState string
+
+const (
+	// Joining: added to a store that has live segments. It counts once it has a
+	// verified copy of each; sweeps put nothing into it until then.
+	Joining VaultState = "joining"
+	// ActiveVault: it has a verified copy of every live segment, and a new one
+	// counts as archived only with its copy too.
+	ActiveVault VaultState = "active"
+	// Retiring: it gets nothing more, and its copies still count as copies. It is
+	// reported until the last of their locks has ended.
+	Retiring VaultState = "retiring"
+)
+
+// VaultRow is what the database knows of a vault.
+type VaultRow struct {
+	Name  string
+	State VaultState
+	// Since is when it came into the state.
+	Since time.Time
+	// Copies counts the live segments that it has a verified copy of, Missing
+	// those that it has not. Live are segments that are verified or settled.
+	Copies, Missing int64
+	// LockedUntil is when the last lock of its copies ends; zero without any.
+	LockedUntil time.Time
+}
+
 // Member is a record of a segment with the checksum it was archived with.
 type Member struct {
 	RecordID string
@@ -195,6 +226,8 @@ var (
 	ErrFenced = errors.New("the run's lease was lost to a later run")
 	// ErrMoved: a compare-and-swap found another state than expected.
 	ErrMoved = errors.New("the state has changed")
+	// ErrLastVault: it is the only vault that counts.
+	ErrLastVault = errors.New("no active vault would be left")
 	// ErrReleased: the hold was released before.
 	ErrReleased = errors.New("the hold is released already")
 )
@@ -212,6 +245,7 @@ type Store interface {
 	IngestStore
 	HoldStore
 	SweepStore
+	VaultStore
 	ReadStore
 	Close() error
 }
@@ -287,7 +321,8 @@ type SweepStore interface {
 	// StageSegment commits a segment's row before its first byte is put.
 	// ErrMoved if its class is not open. A segment is staged once.
 	StageSegment(ctx context.Context, l Lease, s Segment, leaf Leaf) error
-	// VerifySegment moves staged -> verified and records the copies. ErrMoved.
+	// VerifySegment moves staged -> verified and records the copies. ErrMoved if
+	// it is not staged, or an active vault has none of the copies.
 	VerifySegment(ctx context.Context, l Lease, id string, copies []Copy, leaf Leaf) error
 	// AbandonSegment moves staged -> abandoned. ErrMoved.
 	AbandonSegment(ctx context.Context, l Lease, id string, leaf Leaf) error
@@ -331,6 +366,25 @@ type SweepStore interface {
 	AcceptClock(ctx context.Context, leaf Leaf) error
 	// AcceptKeyring makes epoch the logged epoch.
 	AcceptKeyring(ctx context.Context, epoch uint64, leaf Leaf) error
+}
+
+// VaultStore is which vaults count. A vault is known by its name for ever.
+type VaultStore interface {
+	// Vaults lists all vaults by name.
+	Vaults(ctx context.Context) ([]VaultRow, error)
+	// AddVault adds a vault: active if there is no live segment that it could
+	// lack, else joining. One that is known already is left as it is.
+	AddVault(ctx context.Context, name string, leaf Leaf) error
+	// AddCopy records that a live segment has a verified copy in a vault that is
+	// known. A copy that is recorded already is left as it is. ErrMoved if the
+	// segment is not live, or the vault is retiring.
+	AddCopy(ctx context.Context, segment string, c Copy, leaf Leaf) error
+	// ActivateVault moves joining -> active. ErrMoved if it is not joining, or
+	// lacks a live segment.
+	ActivateVault(ctx context.Context, name string, leaf Leaf) error
+	// RetireVault moves joining or active -> retiring. ErrMoved if it is neither,
+	// ErrLastVault if no active vault would be left.
+	RetireVault(ctx context.Context, name string, leaf Leaf) error
 }
 
 // ReadStore is what reports, exports and screens need.

@@ -75,6 +75,9 @@ func guarded(t testing.TB) *sql.DB {
 		`INSERT INTO hold_scopes (scope_no, hold_no, record_id) VALUES (3, 2, 'r-1')`,
 		`UPDATE holds SET released_at = `+someTime+` WHERE hold_no = 2`,
 		`INSERT INTO leases VALUES ('sweep', 7)`,
+		`INSERT INTO vaults VALUES (1, 'has-one', 'joining', `+someTime+`), (2, 'has-all', 'joining', `+someTime+`), (3, 'gone', 'joining', `+someTime+`)`,
+		`UPDATE vaults SET state = 'retiring' WHERE vault_no = 3`,
+		`INSERT INTO segment_copies SELECT segment_no, v, '', '', `+someTime+`, `+someTime+` FROM segments, (SELECT 'has-all' AS v UNION SELECT 'has-one') WHERE v = 'has-all' OR segment_no = 2`,
 		`COMMIT`)
 	for _, q := range setup {
 		if _, err := db.Exec(q); err != nil {
@@ -180,7 +183,7 @@ func TestGuards(t *testing.T) {
 		refused(fmt.Sprintf(`UPDATE records SET %s = '9' WHERE seq = 1`, column))
 		refused(fmt.Sprintf(`UPDATE OR REPLACE records SET %s = '9' WHERE seq = 1`, column))
 	}
-	for _, table := range []string{"records", "classes", "segments", "holds", "hold_scopes", "leaves", "leases"} {
+	for _, table := range []string{"records", "classes", "segments", "holds", "hold_scopes", "leaves", "leases", "vaults"} {
 		refused(`DELETE FROM ` + table)
 		refused(`DELETE FROM ` + table + ` WHERE rowid = 1`)
 		// Over itself: REPLACE does not ask the triggers on deletion.
@@ -258,4 +261,15 @@ func TestGuards(t *testing.T) {
 	refused(`UPDATE leases SET fence = 6`)
 	refused(`UPDATE leases SET kind = 'ingest'`)
 	accepted(`UPDATE leases SET fence = 8`)
+
+	// Vaults: forward only, and not counting before they have every live segment.
+	refused(`UPDATE vaults SET state = 'active' WHERE vault_no = 1`)
+	accepted(`UPDATE vaults SET state = 'active' WHERE vault_no = 2`, `UPDATE vaults SET state = 'retiring' WHERE vault_no = 2`)
+	refused(`UPDATE vaults SET state = 'active' WHERE vault_no = 3`)
+	refused(`UPDATE vaults SET state = 'joining' WHERE vault_no = 3`)
+	refused(`UPDATE vaults SET name = 'other' WHERE vault_no = 1`)
+	accepted(`INSERT INTO vaults (name, state, since) VALUES ('new', 'joining', '')`)
+	refused(`INSERT INTO vaults (name, state, since) VALUES ('new', 'active', '')`)
+	refused(`INSERT INTO vaults (name, state, since) VALUES ('new', 'retiring', '')`)
+	refused(`INSERT OR REPLACE INTO vaults (name, state, since) VALUES ('has-one', 'joining', '')`)
 }

@@ -194,6 +194,19 @@ func (s *Store) VerifySegment(ctx context.Context, l lifecycle.Lease, id string,
 		if err := moveSegment(ctx, tx, id, lifecycle.Staged, lifecycle.Verified, leaf); err != nil {
 			return err
 		}
+		names := make([]string, len(copies))
+		for i, c := range copies {
+			names[i] = c.Vault
+		}
+		// A vault may have become active since the copies were put.
+		var lack string
+		if err := tx.QueryRowContext(ctx, `SELECT coalesce(min(name), '') FROM vaults WHERE state = 'active'
+			AND name NOT IN (SELECT value FROM json_each(?))`, list(names)).Scan(&lack); err != nil {
+			return err
+		}
+		if lack != "" {
+			return fmt.Errorf("segment %s has no copy in vault %s: %w", id, lack, lifecycle.ErrMoved)
+		}
 		for _, c := range copies {
 			if _, err := tx.ExecContext(ctx, `INSERT INTO segment_copies (segment_no, vault, object_version, manifest_version, retain_until, verified_at)
 				VALUES ((SELECT segment_no FROM segments WHERE segment_id = ?), ?, ?, ?, ?, ?)`,

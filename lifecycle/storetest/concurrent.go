@@ -91,6 +91,11 @@ func cancelled(k *kit) {
 			return s.Destroyed(done, k.lease, []string{"hot-2024-01-01-1"}, Start, 3, l)
 		},
 		"DropCiphertext": func(s lifecycle.Store) error { return none(s.DropCiphertext(done, k.lease, 5, l)) },
+		"Vaults":         func(s lifecycle.Store) error { return none(s.Vaults(done)) },
+		"AddVault":       func(s lifecycle.Store) error { return s.AddVault(done, "new", l) },
+		"AddCopy":        func(s lifecycle.Store) error { return s.AddCopy(done, "seg-1", copies()[0], l) },
+		"ActivateVault":  func(s lifecycle.Store) error { return s.ActivateVault(done, "new", l) },
+		"RetireVault":    func(s lifecycle.Store) error { return s.RetireVault(done, "new", l) },
 		"Append":         func(s lifecycle.Store) error { return s.Append(done, l) },
 		"AcceptClock":    func(s lifecycle.Store) error { return s.AcceptClock(done, l) },
 		"AcceptKeyring":  func(s lifecycle.Store) error { return s.AcceptKeyring(done, 3, l) },

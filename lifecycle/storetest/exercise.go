@@ -37,6 +37,10 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"SoftDeleteHeld", softDeleteHeld},
 		{"HoldBetween", holdBetween},
 
+		{"Vaults", vaults},
+		{"VaultJoins", vaultJoins},
+		{"VaultRetires", vaultRetires},
+
 		{"DyingClasses", dyingClasses},
 		{"ClassDEKs", classDEKs},
 		{"Reseal", reseal},
@@ -94,6 +98,7 @@ func (k *kit) dump() string {
 	add(k.Store.Segments(k.ctx))
 	add(k.Classes(k.ctx, true))
 	add(k.Runs(k.ctx, 0))
+	add(k.Store.Vaults(k.ctx))
 	add(k.Leaves(k.ctx, lifecycle.LeafQuery{}))
 	add(k.Counts(k.ctx))
 	var all []lifecycle.Sealed

@@ -185,6 +185,26 @@ func (f *Faulty) DropCiphertext(ctx context.Context, l lifecycle.Lease, limit in
 	return get(f, "DropCiphertext", func() (int, error) { return f.Store.DropCiphertext(ctx, l, limit, leaf) })
 }
 
+func (f *Faulty) Vaults(ctx context.Context) ([]lifecycle.VaultRow, error) {
+	return get(f, "Vaults", func() ([]lifecycle.VaultRow, error) { return f.Store.Vaults(ctx) })
+}
+
+func (f *Faulty) AddVault(ctx context.Context, name string, leaf lifecycle.Leaf) error {
+	return f.do("AddVault", func() error { return f.Store.AddVault(ctx, name, leaf) })
+}
+
+func (f *Faulty) AddCopy(ctx context.Context, segment string, c lifecycle.Copy, leaf lifecycle.Leaf) error {
+	return f.do("AddCopy", func() error { return f.Store.AddCopy(ctx, segment, c, leaf) })
+}
+
+func (f *Faulty) ActivateVault(ctx context.Context, name string, leaf lifecycle.Leaf) error {
+	return f.do("ActivateVault", func() error { return f.Store.ActivateVault(ctx, name, leaf) })
+}
+
+func (f *Faulty) RetireVault(ctx context.Context, name string, leaf lifecycle.Leaf) error {
+	return f.do("RetireVault", func() error { return f.Store.RetireVault(ctx, name, leaf) })
+}
+
 func (f *Faulty) Append(ctx context.Context, leaf lifecycle.Leaf) error {
 	return f.do("Append", func() error { return f.Store.Append(ctx, leaf) })
 }

@@ -81,6 +81,14 @@ CREATE TABLE segments (
     created_at       TEXT    NOT NULL
 );
 
+-- Which vaults count, see lifecycle.VaultState.
+CREATE TABLE vaults (
+    vault_no INTEGER PRIMARY KEY,
+    name     TEXT NOT NULL UNIQUE,
+    state    TEXT NOT NULL CHECK (state IN ('joining', 'active', 'retiring')),
+    since    TEXT NOT NULL
+);
+
 CREATE TABLE segment_copies (
     segment_no       INTEGER NOT NULL REFERENCES segments,
     vault            TEXT    NOT NULL,
@@ -297,6 +305,34 @@ BEGIN SELECT RAISE(ABORT, 'a segment is immutable'); END;
 -- +goose StatementBegin
 CREATE TRIGGER segments_kept BEFORE DELETE ON segments
 BEGIN SELECT RAISE(ABORT, 'a segment''s row is never deleted'); END;
+-- +goose StatementEnd
+
+-- A vault only moves forward, and does not count before it has every segment.
+-- +goose StatementBegin
+CREATE TRIGGER vaults_born BEFORE INSERT ON vaults
+WHEN NEW.state = 'retiring' OR EXISTS (SELECT 1 FROM vaults v WHERE v.vault_no = NEW.vault_no OR v.name = NEW.name)
+BEGIN SELECT RAISE(ABORT, 'a vault is inserted once, and not retiring'); END;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE TRIGGER vaults_active BEFORE INSERT ON vaults
+WHEN NEW.state = 'active' AND EXISTS (SELECT 1 FROM segments g WHERE g.state IN ('verified', 'settled'))
+BEGIN SELECT RAISE(ABORT, 'the vault lacks a segment'); END;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE TRIGGER vaults_moves BEFORE UPDATE ON vaults
+WHEN NEW.vault_no <> OLD.vault_no OR NEW.name <> OLD.name
+  OR NOT (OLD.state = 'joining' AND NEW.state = 'active' OR OLD.state IN ('joining', 'active') AND NEW.state = 'retiring')
+BEGIN SELECT RAISE(ABORT, 'illegal move of a vault''s state'); END;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE TRIGGER vaults_complete BEFORE UPDATE OF state ON vaults
+WHEN NEW.state = 'active' AND EXISTS (SELECT 1 FROM segments g WHERE g.state IN ('verified', 'settled')
+    AND NOT EXISTS (SELECT 1 FROM segment_copies c WHERE c.segment_no = g.segment_no AND c.vault = NEW.name))
+BEGIN SELECT RAISE(ABORT, 'the vault lacks a segment'); END;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE TRIGGER vaults_kept BEFORE DELETE ON vaults
+BEGIN SELECT RAISE(ABORT, 'a vault''s row is never deleted'); END;
 -- +goose StatementEnd
 
 -- A hold is released once, and otherwise never changes. A scope never does.
