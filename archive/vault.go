@@ -38,7 +38,7 @@ type Version struct {
 	VersionID    string
 	Size         int64 // bytes
 	DeleteMarker bool
-	Latest       bool // it is the key's current version
+	Latest       bool // it is known to be the key's current version
 }
 
 // ObjectInfo is what a vault knows of one version without reading it.
@@ -127,13 +127,20 @@ type Vault interface {
 	// vault's resolution, never down.
 	Put(ctx context.Context, key string, body io.ReadSeeker, o PutOptions) (Version, error)
 
-	// Get opens one version, or the current one if versionID is empty. The
-	// caller closes the reader. ErrNotFound: there is no such version, or it is
-	// a delete marker, or the current one is.
-	Get(ctx context.Context, key, versionID string) (io.ReadCloser, error)
+	// Get opens one version, or the current one if versionID is empty, and
+	// describes it as Stat would, so that reading a copy back takes one request.
+	// The caller closes the reader. ErrNotFound: there is no such version, or
+	// it is a delete marker, or the current one is.
+	//
+	// Latest is set if no version was named; of a named one it may be unknown
+	// and is then false. A lock that cannot be told keeps no bytes from being
+	// read: the description then has no Mode, as that of an object without
+	// retention, and Stat tells which of the two it is. It may have no
+	// VersionID either, where the lock that cannot be read is what knows it.
+	Get(ctx context.Context, key, versionID string) (io.ReadCloser, ObjectInfo, error)
 
-	// Stat describes a version; version ids and ErrNotFound are as in Get.
-	// ErrLockUnknown: the object is there, its lock cannot be told.
+	// Stat describes a version; version ids, ErrNotFound and Latest are as in
+	// Get. ErrLockUnknown: the object is there, its lock cannot be told.
 	Stat(ctx context.Context, key, versionID string) (ObjectInfo, error)
 
 	// Versions lists every version and delete marker whose key starts with

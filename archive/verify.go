@@ -113,52 +113,64 @@ func (c *copyCheck) add(key, recordID, kind, expected, actual string) {
 	})
 }
 
-// open checks what the vault says of f and opens the version to be read. A nil
+// open opens the version to be read and checks what the vault says of it. A nil
 // reader without an error means that there is none, which is a finding.
+//
+// It asks for the current version and expects to be given the recorded one: one
+// request then reads the copy, its lock, and that nothing lies on top of it.
 func (c *copyCheck) open(f File) (io.ReadCloser, error) {
-	versionID := f.VersionID
-	info, err := c.vault.Stat(c.ctx, f.Key, "")
+	r, info, err := c.vault.Get(c.ctx, f.Key, "")
 	switch {
-	case err == nil && versionID != "" && info.VersionID != versionID:
-		c.add(f.Key, "", KindOverwritten, versionID, info.VersionID)
-		info, err = c.vault.Stat(c.ctx, f.Key, versionID)
-	case errors.Is(err, ErrNotFound) && versionID != "":
-		if info, err = c.vault.Stat(c.ctx, f.Key, versionID); err == nil {
-			c.add(f.Key, "", KindDeleteMarker, versionID, "")
-		}
-	}
-	switch {
+	case f.VersionID == "" || err == nil && info.VersionID == f.VersionID:
+	case err == nil && info.VersionID != "":
+		r.Close()
+		c.add(f.Key, "", KindOverwritten, f.VersionID, info.VersionID)
+		r, info, err = c.vault.Get(c.ctx, f.Key, f.VersionID)
 	case errors.Is(err, ErrNotFound):
-		c.add(f.Key, "", KindMissing, versionID, "")
-		return nil, nil
-	case errors.Is(err, ErrLockUnknown):
-		c.add(f.Key, "", KindLockUnknown, versionID, err.Error())
-		versionID = "" // which version it is cannot be told either; its bytes can
-	case err != nil:
-		return nil, fmt.Errorf("couldn't stat %s in vault %s: %w", f.Key, c.vault.Name(), err)
-	default:
-		if info.Mode != Compliance {
-			c.add(f.Key, "", KindMode, string(Compliance), string(info.Mode))
-		}
-		if info.RetainUntil.Before(c.x.RetainUntil) {
-			c.add(f.Key, "", KindRetainUntil, stamp(c.x.RetainUntil), stamp(info.RetainUntil))
-		}
-		if f.Key == c.x.Object.Key {
-			c.objectLockedUntil = info.RetainUntil
-		}
-		if info.SHA256 != [32]byte{} && info.SHA256 != f.SHA256 {
-			c.add(f.Key, "", KindSHA256, Hash(f.SHA256).String(), Hash(info.SHA256).String()+" as recorded by the vault")
+		if r, info, err = c.vault.Get(c.ctx, f.Key, f.VersionID); err == nil {
+			c.add(f.Key, "", KindDeleteMarker, f.VersionID, "")
 		}
 	}
-	r, err := c.vault.Get(c.ctx, f.Key, versionID)
 	if errors.Is(err, ErrNotFound) {
-		c.add(f.Key, "", KindMissing, versionID, "")
+		c.add(f.Key, "", KindMissing, f.VersionID, "")
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("couldn't open %s in vault %s: %w", f.Key, c.vault.Name(), err)
 	}
+	if err := c.lock(f, info); err != nil {
+		r.Close()
+		return nil, err
+	}
 	return r, nil
+}
+
+// lock checks what the vault says of the version that is being read.
+func (c *copyCheck) lock(f File, info ObjectInfo) error {
+	if info.SHA256 != [32]byte{} && info.SHA256 != f.SHA256 {
+		c.add(f.Key, "", KindSHA256, Hash(f.SHA256).String(), Hash(info.SHA256).String()+" as recorded by the vault")
+	}
+	if info.Mode == "" {
+		// No retention, or none that can be told.
+		_, err := c.vault.Stat(c.ctx, f.Key, info.VersionID)
+		if errors.Is(err, ErrLockUnknown) {
+			c.add(f.Key, "", KindLockUnknown, f.VersionID, err.Error())
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("couldn't stat %s in vault %s: %w", f.Key, c.vault.Name(), err)
+		}
+	}
+	if info.Mode != Compliance {
+		c.add(f.Key, "", KindMode, string(Compliance), string(info.Mode))
+	}
+	if info.RetainUntil.Before(c.x.RetainUntil) {
+		c.add(f.Key, "", KindRetainUntil, stamp(c.x.RetainUntil), stamp(info.RetainUntil))
+	}
+	if f.Key == c.x.Object.Key {
+		c.objectLockedUntil = info.RetainUntil
+	}
+	return nil
 }
 
 func stamp(t time.Time) string {

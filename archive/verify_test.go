@@ -388,17 +388,19 @@ func (f faultyVault) Stat(ctx context.Context, key, versionID string) (archive.O
 	return f.Vault.Stat(ctx, key, versionID)
 }
 
-func (f faultyVault) Get(ctx context.Context, key, versionID string) (io.ReadCloser, error) {
-	r, err := f.Vault.Get(ctx, key, versionID)
+func (f faultyVault) Get(ctx context.Context, key, versionID string) (io.ReadCloser, archive.ObjectInfo, error) {
+	r, info, err := f.Vault.Get(ctx, key, versionID)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, info, err
 	case f.call == "get":
-		return nil, errUnreachable
+		return nil, archive.ObjectInfo{}, errUnreachable
+	case f.call == "stat":
+		info.Mode = "" // so that Stat has to tell
 	case f.call == "read":
-		return io.NopCloser(io.MultiReader(io.LimitReader(r, 250), iotest.ErrReader(errUnreachable))), nil
+		r = io.NopCloser(io.MultiReader(io.LimitReader(r, 250), iotest.ErrReader(errUnreachable)))
 	}
-	return r, nil
+	return r, info, nil
 }
 
 // A vault that cannot be asked is an error, never a finding.
@@ -416,6 +418,23 @@ func TestVerifyCopyErrors(t *testing.T) {
 	cancel()
 	if found, err := archive.VerifyCopy(done, s.vault, s.x, s.identity); !errors.Is(err, context.Canceled) || len(found) > 0 {
 		t.Errorf("context done: found %q, error %v", kinds(found), err)
+	}
+}
+
+// A sound copy costs one request a file, and that tells also that the recorded
+// versions are the current ones.
+func TestVerifyCopyRequests(t *testing.T) {
+	s := store(t, newVault(), "seg-a", 10)
+	var calls []string
+	counted := &vaulttest.Faulty{Vault: s.vault, Fault: func(method string) (before, after error) {
+		calls = append(calls, method)
+		return nil, nil
+	}}
+	if found, err := archive.VerifyCopy(t.Context(), counted, s.x, s.identity); err != nil || len(found) > 0 {
+		t.Errorf("found %q, %v", kinds(found), err)
+	}
+	if want := []string{"Get", "Get"}; !slices.Equal(calls, want) {
+		t.Errorf("calls are %v, want %v", calls, want)
 	}
 }
 

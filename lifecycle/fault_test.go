@@ -226,7 +226,7 @@ func noneTwice(t *testing.T, w *world) {
 	}
 	in := map[string]string{}
 	for _, g := range segments {
-		r, err := w.Vaults[0].Get(ctx, g.ManifestKey, "")
+		r, _, err := w.Vaults[0].Get(ctx, g.ManifestKey, "")
 		if err != nil {
 			t.Fatal(err)
 		}

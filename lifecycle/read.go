@@ -194,7 +194,7 @@ func (x *export) read(ctx context.Context, g *Segment, c Copy, identity age.Iden
 	if err != nil {
 		return err
 	}
-	object, err := v.Get(ctx, g.ObjectKey, c.ObjectVersion)
+	object, _, err := v.Get(ctx, g.ObjectKey, c.ObjectVersion)
 	if err != nil {
 		return err
 	}

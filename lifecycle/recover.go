@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -88,12 +87,11 @@ func (s *sweep) recoverSegment(ctx context.Context, g *Segment) error {
 		} else if err != nil {
 			return err
 		}
-		for _, v := range s.Vaults {
-			if err := put(ctx, v, g, bytes.NewReader(object), bytes.NewReader(manifest)); err != nil {
-				return err
-			}
+		copies, err := s.put(ctx, g, object, manifest)
+		if err != nil {
+			return err
 		}
-		if err := s.verify(ctx, g, m.Entries, identity); err != nil {
+		if err := s.verify(ctx, g, copies, m.Entries, identity); err != nil {
 			return err
 		}
 	} else {
@@ -131,7 +129,7 @@ func (s *sweep) abandon(ctx context.Context, g *Segment, why string) error {
 // wanted; nil if none has.
 func (s *sweep) fetch(ctx context.Context, key string, sum [32]byte, size int64) ([]byte, error) {
 	for _, v := range s.Vaults {
-		r, err := v.Get(ctx, key, "")
+		r, _, err := v.Get(ctx, key, "")
 		if errors.Is(err, archive.ErrNotFound) {
 			continue
 		}

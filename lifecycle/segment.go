@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"filippo.io/age"
@@ -197,10 +196,9 @@ func (s *sweep) finish(ctx context.Context, b *builder) error {
 	if err := s.Store.StageSegment(ctx, s.lease, g, leaf); err != nil {
 		return err
 	}
-	for _, v := range s.Vaults {
-		if err := put(ctx, v, &g, bytes.NewReader(b.object.Bytes()), bytes.NewReader(manifest)); err != nil {
-			return err
-		}
+	copies, err := s.put(ctx, &g, b.object.Bytes(), manifest)
+	if err != nil {
+		return err
 	}
 	// What was packed is not trusted with what it was packed from: the
 	// checksums are read from the hot store once more, by a statement of
@@ -209,7 +207,7 @@ func (s *sweep) finish(ctx context.Context, b *builder) error {
 	if err != nil {
 		return err
 	}
-	if err := s.verify(ctx, &g, sealed.Entries, b.identity); err != nil {
+	if err := s.verify(ctx, &g, copies, sealed.Entries, b.identity); err != nil {
 		return err
 	}
 	archived, err := s.settle(ctx, &g, members)
@@ -260,24 +258,38 @@ func (s *sweep) describe(ctx context.Context, b *builder, sealed *archive.Sealed
 	}, manifest, nil
 }
 
-// put stores object and manifest in one vault. An object that is there
-// already is left alone: verification will say whether it is the right one.
-func put(ctx context.Context, v archive.Vault, g *Segment, object, manifest io.ReadSeeker) error {
-	for _, o := range []struct {
-		key  string
-		body io.ReadSeeker
-		sum  [32]byte
-		size int64
-	}{
-		{g.ObjectKey, object, g.ObjectSHA256, g.ObjectSize},
-		{g.ManifestKey, manifest, g.ManifestSHA256, g.ManifestSize},
-	} {
-		_, err := v.Put(ctx, o.key, o.body, archive.PutOptions{SHA256: o.sum, Size: o.size, Mode: archive.Compliance, RetainUntil: g.RetainUntil})
-		if err != nil && !errors.Is(err, archive.ErrExists) {
-			return fmt.Errorf("segment %s: %w", g.ID, err)
+// put stores object and manifest in every vault and returns the copies, none of
+// them verified yet, with the version ids that are recorded and used ever after.
+func (s *sweep) put(ctx context.Context, g *Segment, object, manifest []byte) ([]Copy, error) {
+	copies := make([]Copy, len(s.Vaults))
+	for i, v := range s.Vaults {
+		c := &copies[i]
+		c.Vault, c.RetainUntil = v.Name(), g.RetainUntil
+		var err error
+		c.ObjectVersion, err = putOne(ctx, v, g.ObjectKey, object, g.ObjectSHA256, g.RetainUntil)
+		if err == nil {
+			c.ManifestVersion, err = putOne(ctx, v, g.ManifestKey, manifest, g.ManifestSHA256, g.RetainUntil)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("segment %s: %w", g.ID, err)
 		}
 	}
-	return nil
+	return copies, nil
+}
+
+// putOne returns the version that it has stored, or the one that is there
+// already: verification will say whether it is the right one.
+func putOne(ctx context.Context, v archive.Vault, key string, body []byte, sum [32]byte, until time.Time) (string, error) {
+	version, err := v.Put(ctx, key, bytes.NewReader(body), archive.PutOptions{
+		SHA256: sum, Size: int64(len(body)), Mode: archive.Compliance, RetainUntil: until})
+	if !errors.Is(err, archive.ErrExists) {
+		return version.VersionID, err
+	}
+	info, err := v.Stat(ctx, key, "")
+	if err != nil {
+		return "", fmt.Errorf("couldn't tell the version of %s in vault %s: %w", key, v.Name(), err)
+	}
+	return info.VersionID, nil
 }
 
 // members pairs a segment's entries with the checksums that the hot store has
@@ -307,14 +319,14 @@ func (s *sweep) members(ctx context.Context, entries []archive.Entry) ([]Member,
 
 // verify reads the segment back from every vault, compares all of it, and only
 // then moves it from staged to verified.
-func (s *sweep) verify(ctx context.Context, g *Segment, entries []archive.Entry, identity age.Identity) error {
-	for _, v := range s.Vaults {
-		c, err := s.readBack(ctx, v, g, entries, identity)
-		if err != nil {
+func (s *sweep) verify(ctx context.Context, g *Segment, copies []Copy, entries []archive.Entry, identity age.Identity) error {
+	for i, v := range s.Vaults {
+		if err := s.checkCopy(ctx, v, g, copies[i], entries, identity); err != nil {
 			return err
 		}
-		g.Copies = append(g.Copies, c)
+		copies[i].VerifiedAt = s.Now().UTC()
 	}
+	g.Copies = copies
 	leaf := s.leaf(s.Now(), ActionVerified, s.lease.RunID, g.ID, map[string]any{
 		"class": g.Class, "object_key": g.ObjectKey, "object_sha256": hexOf(g.ObjectSHA256), "copies": g.Copies})
 	if err := s.Store.VerifySegment(ctx, s.lease, g.ID, g.Copies, leaf); err != nil {
@@ -322,30 +334,6 @@ func (s *sweep) verify(ctx context.Context, g *Segment, entries []archive.Entry,
 	}
 	g.State = Verified
 	return nil
-}
-
-// readBack verifies one copy, by the version ids that the vault names now, which
-// are recorded and used ever after.
-func (s *sweep) readBack(ctx context.Context, v archive.Vault, g *Segment, entries []archive.Entry, identity age.Identity) (Copy, error) {
-	c := Copy{Vault: v.Name()}
-	for _, o := range []struct {
-		key     string
-		version *string
-	}{{g.ObjectKey, &c.ObjectVersion}, {g.ManifestKey, &c.ManifestVersion}} {
-		info, err := v.Stat(ctx, o.key, "")
-		if err != nil {
-			return c, fmt.Errorf("couldn't read back %s from vault %s: %w", o.key, v.Name(), err)
-		}
-		*o.version = info.VersionID
-		if c.RetainUntil.IsZero() || info.RetainUntil.Before(c.RetainUntil) {
-			c.RetainUntil = info.RetainUntil
-		}
-	}
-	if err := s.checkCopy(ctx, v, g, c, entries, identity); err != nil {
-		return c, err
-	}
-	c.VerifiedAt = s.Now().UTC()
-	return c, nil
 }
 
 // expect says what a copy of a segment has to be, by its row.

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lotkeeper/lotkeeper/archive"
+	"github.com/lotkeeper/lotkeeper/archive/vaulttest"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 	"github.com/lotkeeper/lotkeeper/lifecycle/sqlite"
 	"github.com/lotkeeper/lotkeeper/shred"
@@ -370,6 +372,42 @@ func TestOldDatabasePutBack(t *testing.T) {
 	}
 	if _, err := w.tryIngest(textbook); !isRefused(err, "keyring") {
 		t.Fatal(err)
+	}
+}
+
+// A fresh segment costs each vault four requests. The version ids are those that
+// Put returned; only an object that was there already is asked for its own.
+func TestVaultRequests(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		w := newWorld(t)
+		w.ingest(textbook)
+		var calls []string
+		w.Vaults[0] = &vaulttest.Faulty{Vault: w.vault, Fault: func(method string) (before, after error) {
+			if calls = append(calls, method); method == "Put" && lost {
+				return nil, fmt.Errorf("the acknowledgement was lost, and the vault says: %w", archive.ErrExists)
+			}
+			return nil, nil
+		}}
+		w.sweep()
+		want := []string{"Status", "Put", "Put", "Get", "Get"}
+		if lost {
+			want = []string{"Status", "Put", "Stat", "Put", "Stat", "Get", "Get"}
+		}
+		if !slices.Equal(calls, want) {
+			t.Errorf("lost %v: calls are %v, want %v", lost, calls, want)
+		}
+		w.verify()
+		segments, err := w.Store.Segments(context.Background(), lifecycle.Settled)
+		if err != nil || len(segments) != 1 || len(segments[0].Copies) != 1 {
+			t.Fatalf("%+v, %v", segments, err)
+		}
+		for key, versionID := range map[string]string{
+			segments[0].ObjectKey: segments[0].Copies[0].ObjectVersion, segments[0].ManifestKey: segments[0].Copies[0].ManifestVersion,
+		} {
+			if info, err := w.vault.Stat(context.Background(), key, ""); err != nil || info.VersionID != versionID {
+				t.Errorf("recorded version %q of %s, the vault's is %q, %v", versionID, key, info.VersionID, err)
+			}
+		}
 	}
 }
 

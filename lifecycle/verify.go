@@ -204,7 +204,7 @@ func (v *verification) manifest(ctx context.Context, g *Segment) ([]archive.Entr
 		if err != nil {
 			continue
 		}
-		r, err := vault.Get(ctx, g.ManifestKey, c.ManifestVersion)
+		r, _, err := vault.Get(ctx, g.ManifestKey, c.ManifestVersion)
 		if err != nil {
 			continue // the copy's own check will say so
 		}

@@ -173,7 +173,7 @@ func TestPublicTools(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		object, err := w.vault.Get(ctx, g.ObjectKey, "")
+		object, _, err := w.vault.Get(ctx, g.ObjectKey, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +202,7 @@ func TestPublicTools(t *testing.T) {
 		if g.ID == other.ID {
 			other = segments[1]
 		}
-		object, err = w.vault.Get(ctx, other.ObjectKey, "")
+		object, _, err = w.vault.Get(ctx, other.ObjectKey, "")
 		if err != nil {
 			t.Fatal(err)
 		}

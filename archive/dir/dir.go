@@ -326,27 +326,22 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// Get implements archive.Vault. Without a version id it needs no lock file: the
-// bytes of an object whose lock is lost can still be read.
-func (v *Vault) Get(ctx context.Context, key, versionID string) (io.ReadCloser, error) {
-	if err := check(ctx, key); err != nil {
-		return nil, err
-	}
-	if versionID != "" {
-		if _, _, err := v.load(key, versionID); err != nil {
-			return nil, err
-		}
-	} else if _, err := v.lstat(key); err != nil {
-		return nil, err
+// Get implements archive.Vault. The bytes of an object whose lock is lost can
+// still be read, as whichever version was asked for: which it is, only the lock
+// knows.
+func (v *Vault) Get(ctx context.Context, key, versionID string) (io.ReadCloser, archive.ObjectInfo, error) {
+	info, err := v.Stat(ctx, key, versionID)
+	if err != nil && !errors.Is(err, archive.ErrLockUnknown) {
+		return nil, archive.ObjectInfo{}, err
 	}
 	f, err := os.Open(v.object(key))
 	if absent(err) {
-		return nil, v.notFound(key, versionID)
+		return nil, archive.ObjectInfo{}, v.notFound(key, versionID)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("couldn't open %s in vault %s: %w", key, v.name, err)
+		return nil, archive.ObjectInfo{}, fmt.Errorf("couldn't open %s in vault %s: %w", key, v.name, err)
 	}
-	return f, nil
+	return f, info, nil
 }
 
 // Stat implements archive.Vault. Size is that of the file.
@@ -355,6 +350,9 @@ func (v *Vault) Stat(ctx context.Context, key, versionID string) (archive.Object
 		return archive.ObjectInfo{}, err
 	}
 	l, size, err := v.load(key, versionID)
+	if errors.Is(err, archive.ErrLockUnknown) {
+		return archive.ObjectInfo{Version: archive.Version{Key: key, Size: size, Latest: true}}, err
+	}
 	if err != nil {
 		return archive.ObjectInfo{}, err
 	}
@@ -584,8 +582,8 @@ func (v *Vault) lstat(key string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// load reads the lock of an object that is there, and its size. An empty
-// version id stands for the one there is.
+// load reads the lock of an object that is there, and its size, which comes
+// with archive.ErrLockUnknown too. An empty version id stands for the one there is.
 func (v *Vault) load(key, versionID string) (*lock, int64, error) {
 	info, err := v.lstat(key)
 	if err != nil {
@@ -598,14 +596,14 @@ func (v *Vault) load(key, versionID string) (*lock, int64, error) {
 		if _, err := v.lstat(key); err != nil {
 			return nil, 0, err
 		}
-		return nil, 0, fmt.Errorf("%w: %s is missing", archive.ErrLockUnknown, name)
+		return nil, info.Size(), fmt.Errorf("%w: %s is missing", archive.ErrLockUnknown, name)
 	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("couldn't read the lock of %s in vault %s: %w", key, v.name, err)
 	}
 	l, err := parseLock(b, key)
 	if err != nil {
-		return nil, 0, fmt.Errorf("%w: %s: %w", archive.ErrLockUnknown, name, err)
+		return nil, info.Size(), fmt.Errorf("%w: %s: %w", archive.ErrLockUnknown, name, err)
 	}
 	if versionID != "" && versionID != l.VersionID {
 		return nil, 0, v.notFound(key, versionID)

@@ -153,13 +153,18 @@ func TestLockUnknown(t *testing.T) {
 			if _, err := v.Put(t.Context(), key, bytes.NewReader(body), putOptions(v)); !errors.Is(err, archive.ErrExists) {
 				t.Errorf("Put: %v", err)
 			}
-			r, err := v.Get(t.Context(), key, "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.Close()
-			if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, body) {
-				t.Errorf("Get: %d bytes, %v", len(got), err)
+			for _, versionID := range []string{"", version.VersionID} {
+				r, info, err := v.Get(t.Context(), key, versionID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer r.Close()
+				if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, body) {
+					t.Errorf("Get: %d bytes, %v", len(got), err)
+				}
+				if want := (archive.ObjectInfo{Version: archive.Version{Key: key, Size: int64(len(body)), Latest: true}}); info != want {
+					t.Errorf("Get: %+v, want %+v", info, want)
+				}
 			}
 			put(t, v, key+"2")
 			var listed []string
@@ -213,7 +218,7 @@ func TestStrangers(t *testing.T) {
 		if _, err := v.Stat(t.Context(), key, ""); !errors.Is(err, archive.ErrNotFound) {
 			t.Errorf("Stat %s: %v", key, err)
 		}
-		if _, err := v.Get(t.Context(), key, ""); !errors.Is(err, archive.ErrNotFound) {
+		if _, _, err := v.Get(t.Context(), key, ""); !errors.Is(err, archive.ErrNotFound) {
 			t.Errorf("Get %s: %v", key, err)
 		}
 		if _, err := v.Put(t.Context(), key, bytes.NewReader(body), putOptions(v)); err == nil {

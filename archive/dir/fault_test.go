@@ -132,7 +132,7 @@ func whole(t *testing.T, v *Vault, until time.Time) (there bool) {
 	t.Helper()
 	info, err := v.Stat(t.Context(), key, "")
 	if errors.Is(err, archive.ErrNotFound) {
-		if _, err := v.Get(t.Context(), key, ""); !errors.Is(err, archive.ErrNotFound) {
+		if _, _, err := v.Get(t.Context(), key, ""); !errors.Is(err, archive.ErrNotFound) {
 			t.Errorf("absent, but Get says %v", err)
 		}
 		for version, err := range v.Versions(t.Context(), "") {

@@ -90,17 +90,17 @@ func (v *Vault) Put(ctx context.Context, key string, body io.ReadSeeker, o archi
 	}), nil
 }
 
-func (v *Vault) Get(ctx context.Context, key, versionID string) (io.ReadCloser, error) {
+func (v *Vault) Get(ctx context.Context, key, versionID string) (io.ReadCloser, archive.ObjectInfo, error) {
 	if err := check(ctx, key); err != nil {
-		return nil, err
+		return nil, archive.ObjectInfo{}, err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	x, err := v.find(key, versionID)
 	if err != nil {
-		return nil, err
+		return nil, archive.ObjectInfo{}, err
 	}
-	return io.NopCloser(bytes.NewReader(x.body)), nil
+	return io.NopCloser(bytes.NewReader(x.body)), v.info(key, x), nil
 }
 
 func (v *Vault) Stat(ctx context.Context, key, versionID string) (archive.ObjectInfo, error) {
@@ -113,11 +113,16 @@ func (v *Vault) Stat(ctx context.Context, key, versionID string) (archive.Object
 	if err != nil {
 		return archive.ObjectInfo{}, err
 	}
+	return v.info(key, x), nil
+}
+
+// info describes a version that find has found. The caller holds mu.
+func (v *Vault) info(key string, x *version) archive.ObjectInfo {
 	vs := v.objects[key]
 	return archive.ObjectInfo{
 		Version: describe(key, *x, x == &vs[len(vs)-1]),
 		Mode:    x.mode, RetainUntil: x.retainUntil, LegalHold: x.legalHold, SHA256: x.sha256,
-	}, nil
+	}
 }
 
 func (v *Vault) Versions(ctx context.Context, prefix string) iter.Seq2[archive.Version, error] {

@@ -37,7 +37,7 @@ func put(t *testing.T, v *memvault.Vault, key, body string) archive.Version {
 
 func get(t *testing.T, v *memvault.Vault, key, versionID string) string {
 	t.Helper()
-	r, err := v.Get(t.Context(), key, versionID)
+	r, _, err := v.Get(t.Context(), key, versionID)
 	if err != nil {
 		return err.Error()
 	}
@@ -58,7 +58,7 @@ func TestVersionsAndDeleteMarkers(t *testing.T) {
 		t.Errorf("Stat below a delete marker: %v", err)
 	}
 	for _, id := range []string{"", marker.VersionID} {
-		if _, err := v.Get(t.Context(), "a", id); !errors.Is(err, archive.ErrNotFound) {
+		if _, _, err := v.Get(t.Context(), "a", id); !errors.Is(err, archive.ErrNotFound) {
 			t.Errorf("Get of a delete marker: %v", err)
 		}
 	}
@@ -101,7 +101,7 @@ func TestVersionsAndDeleteMarkers(t *testing.T) {
 func TestTamper(t *testing.T) {
 	v := memvault.New("memory", vaulttest.NewClock(start).Now)
 	a, b := put(t, v, "a", "first"), put(t, v, "b", "other")
-	before, err := v.Get(t.Context(), "a", "")
+	before, _, err := v.Get(t.Context(), "a", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,16 +54,17 @@ func (f *Faulty) Put(ctx context.Context, key string, body io.ReadSeeker, o arch
 	return get(f, "Put", func() (archive.Version, error) { return f.Vault.Put(ctx, key, body, o) })
 }
 
-func (f *Faulty) Get(ctx context.Context, key, versionID string) (io.ReadCloser, error) {
-	var opened io.ReadCloser
-	r, err := get(f, "Get", func() (r io.ReadCloser, err error) {
-		opened, err = f.Vault.Get(ctx, key, versionID)
-		return opened, err
+func (f *Faulty) Get(ctx context.Context, key, versionID string) (io.ReadCloser, archive.ObjectInfo, error) {
+	var r io.ReadCloser
+	info, err := get(f, "Get", func() (info archive.ObjectInfo, err error) {
+		r, info, err = f.Vault.Get(ctx, key, versionID)
+		return info, err
 	})
-	if err != nil && opened != nil {
-		opened.Close() // the caller was given none to close
+	if err != nil && r != nil {
+		r.Close() // the caller is given none to close
+		r = nil
 	}
-	return r, err
+	return r, info, err
 }
 
 func (f *Faulty) Stat(ctx context.Context, key, versionID string) (archive.ObjectInfo, error) {

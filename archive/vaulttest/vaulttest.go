@@ -37,6 +37,11 @@ type Harness struct {
 	// locked, and then unlocked. With a real clock it has to be longer than a
 	// handful of calls takes on a bad day, and is waited for.
 	Retention time.Duration
+
+	// Parallel: Advance moves no clock that another test looks at, so that the
+	// tests may run side by side. With a real clock most of their time is
+	// waiting.
+	Parallel bool
 }
 
 // Exercise runs the suite. open is called for each test with that test's t, and
@@ -49,6 +54,7 @@ func Exercise(t *testing.T, open func(t *testing.T) Harness) {
 	}{
 		{"Status", status},
 		{"RoundTrip", roundTrip},
+		{"Described", described},
 		{"Exclusive", exclusive},
 		{"ExclusiveConcurrent", exclusiveConcurrent},
 		{"Checksum", checksum},
@@ -66,6 +72,9 @@ func Exercise(t *testing.T, open func(t *testing.T) Harness) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			h := open(t)
+			if h.Parallel {
+				t.Parallel()
+			}
 			test.test(&vault{Harness: h, Vault: h.Vault, T: t, folder: "vaulttest-" + strings.ToLower(rand.Text())})
 		})
 	}
@@ -119,15 +128,23 @@ func (v *vault) stat(key, versionID string) archive.ObjectInfo {
 	return info
 }
 
+// get reads a version and checks that Get describes it as Stat does.
 func (v *vault) get(key, versionID string) []byte {
 	v.Helper()
-	r, err := v.Get(v.Context(), key, versionID)
+	r, info, err := v.Get(v.Context(), key, versionID)
 	if err != nil {
 		v.Fatalf("Get %s %q: %v", key, versionID, err)
 	}
 	b, err := io.ReadAll(r)
 	if err := errors.Join(err, r.Close()); err != nil {
 		v.Fatalf("Get %s %q: %v", key, versionID, err)
+	}
+	stat := v.stat(key, versionID)
+	if versionID != "" { // then Latest may be unknown
+		info.Latest = stat.Latest
+	}
+	if info != stat {
+		v.Errorf("Get %.60s %q: described as\n%+v, by Stat as\n%+v", key, versionID, info, stat)
 	}
 	return b
 }
@@ -138,7 +155,7 @@ func (v *vault) absent(key string) {
 	if _, err := v.Stat(v.Context(), key, ""); !errors.Is(err, archive.ErrNotFound) {
 		v.Errorf("Stat %s: %v, want ErrNotFound", key, err)
 	}
-	if r, err := v.Get(v.Context(), key, ""); !errors.Is(err, archive.ErrNotFound) {
+	if r, _, err := v.Get(v.Context(), key, ""); !errors.Is(err, archive.ErrNotFound) {
 		v.Errorf("Get %s: %v, want ErrNotFound", key, err)
 		if err == nil {
 			r.Close()
@@ -209,6 +226,11 @@ func roundTrip(v *vault) {
 				v.Errorf("%.40s: got %d bytes that are not the %d put", name, len(got), len(body))
 			}
 			info := v.stat(key, versionID)
+			if versionID != "" {
+				// S3 does not say of a version that was named whether it is
+				// the current one (HeadObject has no such field).
+				info.Latest = put.Latest
+			}
 			if info.Version != put {
 				v.Errorf("%.40s: Stat has %+v, Put returned %+v", name, info.Version, put)
 			}
@@ -219,6 +241,46 @@ func roundTrip(v *vault) {
 				v.Errorf("%.40s: recorded SHA-256 %x, want %x", name, info.SHA256, o.SHA256)
 			}
 		}
+	}
+}
+
+// described: what Get says of a version follows its lock through every change,
+// so that a copy can be read back without asking a second time. Each get
+// compares it with Stat.
+func described(v *vault) {
+	for _, mode := range []archive.Mode{archive.Compliance, archive.Governance} {
+		key, body := v.key(string(mode)+".age"), []byte("body")
+		o := v.options(body)
+		o.Mode = mode
+		put, err := v.Put(v.Context(), key, bytes.NewReader(body), o)
+		v.ok(err, "Put")
+		check := func(until time.Time, held bool) {
+			v.Helper()
+			for _, versionID := range []string{"", put.VersionID} {
+				v.get(key, versionID)
+				r, info, err := v.Get(v.Context(), key, versionID)
+				v.ok(err, "Get")
+				v.ok(r.Close(), "closing a body that was not read")
+				if info.Key != key || info.VersionID != put.VersionID || info.Size != put.Size || info.DeleteMarker {
+					v.Errorf("described as %+v, put as %+v", info.Version, put)
+				}
+				if versionID == "" && !info.Latest {
+					v.Errorf("the current version is described as %+v", info.Version)
+				}
+				if info.Mode != mode || !info.RetainUntil.Equal(until) || info.RetainUntil.Location() != time.UTC || info.LegalHold != held {
+					v.Errorf("described as %+v, want %s until %v, legal hold %v", info, mode, until, held)
+				}
+			}
+		}
+		until := archive.WholeSecond(o.RetainUntil)
+		check(until, false)
+		v.ok(v.SetLegalHold(v.Context(), key, put.VersionID, true), "SetLegalHold")
+		check(until, true)
+		until = until.Add(time.Second)
+		v.ok(v.Retain(v.Context(), key, put.VersionID, until), "Retain")
+		check(until, true)
+		v.ok(v.SetLegalHold(v.Context(), key, put.VersionID, false), "lifting the legal hold")
+		check(until, false)
 	}
 }
 
@@ -367,7 +429,7 @@ func retentionEnds(v *vault) {
 		if again.VersionID == put.VersionID {
 			v.Errorf("version id %s was given twice", again.VersionID)
 		}
-		_, err = v.Get(v.Context(), key, put.VersionID)
+		_, _, err = v.Get(v.Context(), key, put.VersionID)
 		v.want(err, archive.ErrNotFound, "Get of the deleted version")
 	}
 }
@@ -492,7 +554,7 @@ func notFound(v *vault) {
 	} {
 		_, err := v.Stat(v.Context(), at.key, at.versionID)
 		v.want(err, archive.ErrNotFound, "Stat %v", at)
-		r, err := v.Get(v.Context(), at.key, at.versionID)
+		r, _, err := v.Get(v.Context(), at.key, at.versionID)
 		v.want(err, archive.ErrNotFound, "Get %v", at)
 		if err == nil {
 			r.Close()
@@ -516,7 +578,7 @@ func invalidKeys(v *vault) {
 	} {
 		_, err := v.Put(v.Context(), key, strings.NewReader(""), v.options(nil))
 		v.want(err, archive.ErrInvalidKey, "Put %.40q", key)
-		r, err := v.Get(v.Context(), key, "")
+		r, _, err := v.Get(v.Context(), key, "")
 		v.want(err, archive.ErrInvalidKey, "Get %.40q", key)
 		if err == nil {
 			r.Close()
@@ -542,7 +604,7 @@ func contextDone(v *vault) {
 	_, err = v.Put(done, v.key("new.age"), strings.NewReader("new"), o)
 	v.want(err, context.Canceled, "Put")
 	v.absent(v.key("new.age"))
-	_, err = v.Get(done, key, "")
+	_, _, err = v.Get(done, key, "")
 	v.want(err, context.Canceled, "Get")
 	_, err = v.Stat(done, key, "")
 	v.want(err, context.Canceled, "Stat")
@@ -595,7 +657,7 @@ func (v *vault) use(key string, body []byte, o archive.PutOptions) error {
 	if err != nil {
 		return err
 	}
-	r, err := v.Get(ctx, key, info.VersionID)
+	r, _, err := v.Get(ctx, key, info.VersionID)
 	if err != nil {
 		return err
 	}
