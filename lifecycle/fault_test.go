@@ -100,6 +100,11 @@ func onDisk(t *testing.T, root string, now time.Time, tr *trap, create bool) *wo
 		Now: clock, Log: zerolog.Nop(), Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(), Actor: "tester", Software: "test",
 	}
 	for _, name := range vaults {
+		if create {
+			if err := w.store.AddVault(ctx, name, lifecycle.Leaf{At: now, Actor: "test", Action: lifecycle.ActionVaultAdded}); err != nil {
+				t.Fatal(err)
+			}
+		}
 		v, err := openVault(filepath.Join(root, "vault-"+name), name, dir.Options{Now: clock, Clock: func() (time.Time, error) { return w.now, nil }})
 		if err != nil {
 			t.Fatal(err)

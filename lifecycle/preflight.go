@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/cte"
 )
 
@@ -36,24 +37,55 @@ func (e *Engine) checkNotBehind(info Info, now time.Time) error {
 	return nil
 }
 
-// checkVaults asks every vault whether it is there and locks, and compares its
-// clock with ours.
-func (e *Engine) checkVaults(ctx context.Context, now time.Time) error {
-	if len(e.Vaults) == 0 {
-		return &Refused{"vault", "no vault is configured", "type: lotkeeper init"}
+// countingVaults finds the vaults that count, asks each whether it is there and
+// locks, and compares its clock with ours. What the configuration names and the
+// database does not know, or the other way round, is a person's to settle: a
+// vault that is silently left out is a copy that somebody believes in.
+func (e *Engine) countingVaults(ctx context.Context, now time.Time) ([]archive.Vault, error) {
+	rows, err := e.Store.Vaults(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	var out []archive.Vault
+	for _, r := range rows {
+		known[r.Name] = true
+		if r.State != ActiveVault {
+			continue
+		}
+		v, err := e.vault(r.Name)
+		if err != nil {
+			return nil, &Refused{"vault", err.Error(), "name it in the configuration again; to do without it, type: lotkeeper vault retire " + r.Name}
+		}
+		out = append(out, v)
 	}
 	for _, v := range e.Vaults {
-		st, err := v.Status(ctx)
-		if err != nil {
-			return fmt.Errorf("couldn't reach vault %s: %w", v.Name(), err)
+		if !known[v.Name()] {
+			return nil, &Refused{"vault", fmt.Sprintf("vault %s is configured and does not count yet", v.Name()), "type: lotkeeper vault add " + v.Name()}
 		}
-		if st.Lock == "" {
-			return &Refused{"vault", fmt.Sprintf("vault %s does not lock objects", v.Name()), "use a bucket with Object Lock"}
+	}
+	if len(out) == 0 {
+		return nil, &Refused{"vault", "no vault counts", "type: lotkeeper vault list"}
+	}
+	for _, v := range out {
+		if err := e.checkVault(ctx, v, now); err != nil {
+			return nil, err
 		}
-		if skew := st.Now.Sub(now).Abs(); skew > e.Limits.ClockSkew {
-			return &Refused{"clock", fmt.Sprintf("it is %s here and %s in vault %s", cte.FormatTime(now), cte.FormatTime(st.Now), v.Name()),
-				"check the date and time service of both machines"}
-		}
+	}
+	return out, nil
+}
+
+func (e *Engine) checkVault(ctx context.Context, v archive.Vault, now time.Time) error {
+	st, err := v.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("couldn't reach vault %s: %w", v.Name(), err)
+	}
+	if st.Lock == "" {
+		return &Refused{"vault", fmt.Sprintf("vault %s does not lock objects", v.Name()), "use a bucket with versioning and Object Lock; type: lotkeeper doctor"}
+	}
+	if skew := st.Now.Sub(now).Abs(); skew > e.Limits.ClockSkew {
+		return &Refused{"clock", fmt.Sprintf("it is %s here and %s in vault %s", cte.FormatTime(now), cte.FormatTime(st.Now), v.Name()),
+			"check the date and time service of both machines"}
 	}
 	return nil
 }

@@ -57,13 +57,17 @@ func (s *sweep) recoverSegment(ctx context.Context, g *Segment) error {
 	if err != nil {
 		return err
 	}
-	manifest, err := s.fetch(ctx, g.ManifestKey, g.ManifestSHA256, g.ManifestSize)
+	var anywhere []source
+	for _, v := range s.vaults {
+		anywhere = append(anywhere, source{vault: v})
+	}
+	manifest, err := s.fetch(ctx, anywhere, g.ManifestKey, g.ManifestSHA256, g.ManifestSize)
 	if err != nil {
 		return err
 	}
 	var object []byte
 	if manifest != nil && g.State == Staged {
-		if object, err = s.fetch(ctx, g.ObjectKey, g.ObjectSHA256, g.ObjectSize); err != nil {
+		if object, err = s.fetch(ctx, anywhere, g.ObjectKey, g.ObjectSHA256, g.ObjectSize); err != nil {
 			return err
 		}
 	}
@@ -101,7 +105,7 @@ func (s *sweep) recoverSegment(ctx context.Context, g *Segment) error {
 			if err != nil {
 				return err
 			}
-			if err := s.checkCopy(ctx, v, g, c, m.Entries, identity); err != nil {
+			if err := checkCopy(ctx, v, g, c, m.Entries, identity); err != nil {
 				return err
 			}
 		}
@@ -125,28 +129,40 @@ func (s *sweep) abandon(ctx context.Context, g *Segment, why string) error {
 		"reason": why, "object_key": g.ObjectKey, "manifest_key": g.ManifestKey}))
 }
 
-// fetch reads an object whole from the first vault that has exactly the bytes
-// wanted; nil if none has.
-func (s *sweep) fetch(ctx context.Context, key string, sum [32]byte, size int64) ([]byte, error) {
-	for _, v := range s.Vaults {
-		r, _, err := v.Get(ctx, key, "")
-		if errors.Is(err, archive.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("couldn't get %s from vault %s: %w", key, v.Name(), err)
-		}
-		b, err := io.ReadAll(io.LimitReader(r, size+1))
-		r.Close()
-		if err != nil {
-			return nil, fmt.Errorf("couldn't get %s from vault %s: %w", key, v.Name(), err)
-		}
-		if cte.Checksum(b) == sum {
+// source is where an object may be: the current version if version is empty.
+type source struct {
+	vault   archive.Vault
+	version string
+}
+
+// fetch reads an object whole from the first source that has exactly the bytes
+// wanted; nil if none has. A source that cannot be asked is an error only if no
+// other has them.
+func (e *Engine) fetch(ctx context.Context, from []source, key string, sum [32]byte, size int64) ([]byte, error) {
+	var faults []error
+	for _, f := range from {
+		b, err := get(ctx, f, key, size+1)
+		switch {
+		case errors.Is(err, archive.ErrNotFound):
+		case err != nil:
+			faults = append(faults, fmt.Errorf("couldn't get %s from vault %s: %w", key, f.vault.Name(), err))
+		case cte.Checksum(b) == sum:
 			return b, nil
+		default:
+			e.Log.Warn().Str("vault", f.vault.Name()).Str("key", key).Msg("the object in the vault is not the one that was put there")
 		}
-		s.Log.Warn().Str("vault", v.Name()).Str("key", key).Msg("the object in the vault is not the one that was staged")
 	}
-	return nil, nil
+	return nil, errors.Join(faults...)
+}
+
+// get reads at most max bytes of an object.
+func get(ctx context.Context, f source, key string, max int64) ([]byte, error) {
+	r, _, err := f.vault.Get(ctx, key, f.version)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(io.LimitReader(r, max))
 }
 
 // identity unwraps a segment's age identity.

@@ -258,27 +258,34 @@ func (s *sweep) describe(ctx context.Context, b *builder, sealed *archive.Sealed
 	}, manifest, nil
 }
 
-// put stores object and manifest in every vault and returns the copies, none of
-// them verified yet, with the version ids that are recorded and used ever after.
+// put stores object and manifest in every vault that counts and returns the
+// copies, none of them verified yet.
 func (s *sweep) put(ctx context.Context, g *Segment, object, manifest []byte) ([]Copy, error) {
-	copies := make([]Copy, len(s.Vaults))
-	for i, v := range s.Vaults {
-		c := &copies[i]
-		c.Vault, c.RetainUntil = v.Name(), g.RetainUntil
+	copies := make([]Copy, len(s.vaults))
+	for i, v := range s.vaults {
 		var err error
-		c.ObjectVersion, err = putOne(ctx, v, g.ObjectKey, object, g.ObjectSHA256, g.RetainUntil)
-		if err == nil {
-			c.ManifestVersion, err = putOne(ctx, v, g.ManifestKey, manifest, g.ManifestSHA256, g.RetainUntil)
-		}
-		if err != nil {
+		if copies[i], err = putCopy(ctx, v, g, object, manifest); err != nil {
 			return nil, fmt.Errorf("segment %s: %w", g.ID, err)
 		}
 	}
 	return copies, nil
 }
 
+// putCopy stores object and manifest in one vault, locked until g.RetainUntil.
+// The version ids in the copy are recorded and used ever after.
+func putCopy(ctx context.Context, v archive.Vault, g *Segment, object, manifest []byte) (Copy, error) {
+	c := Copy{Vault: v.Name(), RetainUntil: g.RetainUntil}
+	var err error
+	if c.ObjectVersion, err = putOne(ctx, v, g.ObjectKey, object, g.ObjectSHA256, g.RetainUntil); err != nil {
+		return c, err
+	}
+	c.ManifestVersion, err = putOne(ctx, v, g.ManifestKey, manifest, g.ManifestSHA256, g.RetainUntil)
+	return c, err
+}
+
 // putOne returns the version that it has stored, or the one that is there
-// already: verification will say whether it is the right one.
+// already: verification will say whether it is the right one. It was put by a run
+// that was cut off, perhaps long ago, so its lock is made as long as a new one's.
 func putOne(ctx context.Context, v archive.Vault, key string, body []byte, sum [32]byte, until time.Time) (string, error) {
 	version, err := v.Put(ctx, key, bytes.NewReader(body), archive.PutOptions{
 		SHA256: sum, Size: int64(len(body)), Mode: archive.Compliance, RetainUntil: until})
@@ -288,6 +295,11 @@ func putOne(ctx context.Context, v archive.Vault, key string, body []byte, sum [
 	info, err := v.Stat(ctx, key, "")
 	if err != nil {
 		return "", fmt.Errorf("couldn't tell the version of %s in vault %s: %w", key, v.Name(), err)
+	}
+	if info.RetainUntil.Before(until) {
+		if err := v.Retain(ctx, key, info.VersionID, until); err != nil {
+			return "", fmt.Errorf("couldn't lengthen the lock of %s in vault %s: %w", key, v.Name(), err)
+		}
 	}
 	return info.VersionID, nil
 }
@@ -320,8 +332,8 @@ func (s *sweep) members(ctx context.Context, entries []archive.Entry) ([]Member,
 // verify reads the segment back from every vault, compares all of it, and only
 // then moves it from staged to verified.
 func (s *sweep) verify(ctx context.Context, g *Segment, copies []Copy, entries []archive.Entry, identity age.Identity) error {
-	for i, v := range s.Vaults {
-		if err := s.checkCopy(ctx, v, g, copies[i], entries, identity); err != nil {
+	for i, v := range s.vaults {
+		if err := checkCopy(ctx, v, g, copies[i], entries, identity); err != nil {
 			return err
 		}
 		copies[i].VerifiedAt = s.Now().UTC()
@@ -349,7 +361,7 @@ func expect(g *Segment, c Copy, entries []archive.Entry) archive.Expect {
 // errMismatch: a copy is not what was put there.
 var errMismatch = errors.New("the copy read back is not what was archived")
 
-func (s *sweep) checkCopy(ctx context.Context, v archive.Vault, g *Segment, c Copy, entries []archive.Entry, identity age.Identity) error {
+func checkCopy(ctx context.Context, v archive.Vault, g *Segment, c Copy, entries []archive.Entry, identity age.Identity) error {
 	found, err := archive.VerifyCopy(ctx, v, expect(g, c, entries), identity)
 	if err != nil {
 		return fmt.Errorf("couldn't read back segment %s from vault %s: %w", g.ID, v.Name(), err)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/shred"
 )
@@ -121,6 +122,7 @@ type sweep struct {
 	lease    Lease
 	now      time.Time // the run's one time: cutoff, class ends and retention follow from it
 	deadline time.Time
+	vaults   []archive.Vault // those that count: what is archived is in all of them
 	keys     *keyring
 	holds    *HoldSet
 	res      SweepResult
@@ -150,7 +152,7 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 	if err := e.checkClock(ctx, s.now); err != nil {
 		return s.res, err
 	}
-	if err := e.checkVaults(ctx, s.now); err != nil {
+	if s.vaults, err = e.countingVaults(ctx, s.now); err != nil {
 		return s.res, err
 	}
 	if err := e.CheckKeyring(ctx); err != nil {

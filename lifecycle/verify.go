@@ -68,6 +68,9 @@ func (e *Engine) Verify(ctx context.Context) (VerifyResult, error) {
 	if err := v.hot(ctx); err != nil {
 		return v.res, err
 	}
+	if v.vaults, err = e.Store.Vaults(ctx); err != nil {
+		return v.res, err
+	}
 	segments, err := e.Store.Segments(ctx)
 	if err != nil {
 		return v.res, err
@@ -106,6 +109,7 @@ func (e *Engine) takenIn(ctx context.Context) (int64, error) {
 type verification struct {
 	*Engine
 	keys   *keyring
+	vaults []VaultRow // as they were before the segments were listed
 	res    VerifyResult
 	listed int64 // archived rows that belong to a verified segment
 }
@@ -166,12 +170,20 @@ func (v *verification) segment(ctx context.Context, g *Segment) error {
 	} else if err := v.compare(ctx, g, rows, entries); err != nil {
 		return err
 	}
+	for _, r := range v.vaults {
+		if r.State == ActiveVault && !slices.ContainsFunc(g.Copies, func(c Copy) bool { return c.Vault == r.Name }) {
+			v.find(archive.Mismatch{Segment: g.ID, Vault: r.Name, Key: g.ObjectKey, Kind: KindFault, Expected: "a copy in this vault", Actual: "none is recorded"})
+		}
+	}
 	if len(g.Copies) == 0 {
 		v.find(archive.Mismatch{Segment: g.ID, Key: g.ObjectKey, Kind: KindFault, Expected: "a copy in a vault", Actual: "none is recorded"})
 	}
 	compared := false
 	for _, c := range g.Copies {
 		vault, err := v.vault(c.Vault)
+		if err != nil && v.retired(c) {
+			continue
+		}
 		if err != nil {
 			v.find(archive.Mismatch{Segment: g.ID, Vault: c.Vault, Key: g.ObjectKey, Kind: KindFault, Actual: err.Error()})
 			continue
@@ -194,6 +206,12 @@ func (v *verification) segment(ctx context.Context, g *Segment) error {
 		v.res.Records += len(rows)
 	}
 	return nil
+}
+
+// retired says that nothing is asked of a copy any more: its vault is retiring,
+// and its lock has ended.
+func (v *verification) retired(c Copy) bool {
+	return !c.RetainUntil.After(v.Now()) && slices.ContainsFunc(v.vaults, func(r VaultRow) bool { return r.Name == c.Vault && r.State == Retiring })
 }
 
 // manifest finds a manifest that has the SHA-256 in the database; nil if no

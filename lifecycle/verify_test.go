@@ -23,7 +23,7 @@ import (
 // both, and one hot record.
 func twoSegments(t *testing.T) (*world, []lifecycle.Segment) {
 	w := newWorld(t)
-	w.Vaults = append(w.Vaults, memvault.New("second", w.Engine.Now))
+	w.addVault("second")
 	w.Limits.SegmentRecords = 2
 	var lines []string
 	for i := range 4 {
@@ -88,6 +88,7 @@ func TestVerifyFinds(t *testing.T) {
 		"row without segment":      {sql: []string{`UPDATE records SET segment_no = NULL WHERE record_id = 'r1'`}, kinds: []string{lifecycle.KindUnlisted}},
 		"segment abandoned":        {sql: []string{`UPDATE segments SET state = 'abandoned' WHERE segment_no = 1`}, kinds: []string{lifecycle.KindUnlisted}},
 		"identity":                 {sql: []string{`UPDATE segments SET wrapped_identity = zeroblob(60) WHERE segment_no = 1`}, kinds: []string{archive.KindUnreadable}},
+		"one copy forgotten":       {sql: []string{`DELETE FROM segment_copies WHERE segment_no = 1 AND vault = 'second'`}, kinds: []string{lifecycle.KindFault}},
 		"copy forgotten":           {sql: []string{`DELETE FROM segment_copies WHERE segment_no = 1`}, kinds: []string{lifecycle.KindFault}},
 	} {
 		t.Run(name, func(t *testing.T) {

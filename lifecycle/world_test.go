@@ -62,7 +62,21 @@ func newWorld(t *testing.T) *world {
 	}
 	w.Limits.Identity = "x25519" // hybrid identities cost 1 ms each
 	t.Cleanup(func() { store.Close() })
+	if err := w.AddVault(context.Background(), "main"); err != nil {
+		t.Fatal(err)
+	}
 	return w
+}
+
+// addVault configures a vault in memory and adds it.
+func (w *world) addVault(name string) *memvault.Vault {
+	w.t.Helper()
+	v := memvault.New(name, w.Engine.Now)
+	w.Vaults = append(w.Vaults, v)
+	if err := w.AddVault(context.Background(), name); err != nil {
+		w.t.Fatal(err)
+	}
+	return v
 }
 
 func (w *world) ingest(lines ...string) lifecycle.IngestResult {

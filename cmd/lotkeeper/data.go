@@ -244,6 +244,10 @@ func fillData(ctx context.Context, path string, s settings, actor string, now fu
 	if err != nil {
 		return err
 	}
+	added := lifecycle.Leaf{At: now().UTC(), Actor: actor, Action: lifecycle.ActionVaultAdded, Subject: vaultName}
+	if err := store.AddVault(ctx, vaultName, added); err != nil {
+		return errors.Join(err, store.Close())
+	}
 	if err := store.Close(); err != nil { // brings the -wal file home
 		return err
 	}
