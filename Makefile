@@ -6,6 +6,11 @@ CACHE    := $(CURDIR)/.cache
 LINTER   := $(CACHE)/golangci-lint-v2.15.0/golangci-lint
 DEADCODE := $(CACHE)/deadcode-v0.52.0/deadcode
 
+# Real servers with Object Lock, for tests alone: processes of their own, never
+# linked. integration/s3test looks for them in these folders.
+VERSITYGW := $(CACHE)/versitygw-v1.8.0/versitygw
+MINIO     := $(CACHE)/minio-v0.0.0-20260212201848-7aac2a2c5b7c/minio
+
 # The race detector is C; without a compiler the tests run without it.
 RACE := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
 
@@ -13,10 +18,10 @@ RACE := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
 # only the tests in which something runs at once.
 CONCURRENT := TestGate|TestHoldAmong|TestWait|TestStore/.*(Concurrent|OneRun|Snapshot)
 
-.PHONY: help build demo test lint bench fuzz clean
+.PHONY: help build demo test test-short servers lint bench fuzz clean
 
 help: ## say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 build: ## build bin/lotkeeper (Go is enough, no C compiler)
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/lotkeeper ./cmd/lotkeeper
@@ -24,7 +29,7 @@ build: ## build bin/lotkeeper (Go is enough, no C compiler)
 demo: build ## watch records live and die, in a directory of its own
 	@bin/lotkeeper demo
 
-test: ## run every test, and a sample of the longest again with the race detector
+test: servers ## run every test, and a sample of the longest again with the race detector
 	@test -n "$$LOTKEEPER_SAMPLES" || echo "LOTKEEPER_SAMPLES is not set: tests of real input files are left out" >&2
 	CGO_ENABLED=0 $(GO) test -timeout 30m ./...
 ifdef RACE
@@ -33,6 +38,12 @@ ifdef RACE
 else
 	@echo "no C compiler found: the race detector is left out (apt-get install gcc)" >&2
 endif
+
+test-short: ## run the tests that need no server, once, without the race detector
+	@echo "LOTKEEPER_EMBEDDED_ONLY: vaults on S3 servers (archive/s3, archive/minio) are left out" >&2
+	CGO_ENABLED=0 LOTKEEPER_EMBEDDED_ONLY=1 $(GO) test -timeout 30m ./...
+
+servers: $(VERSITYGW) $(MINIO) ## build the S3 servers that the tests run against (some minutes, once)
 
 lint: $(LINTER) $(DEADCODE) ## check format, vet, style, dead code, and that no rule reads a clock
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
@@ -57,3 +68,10 @@ $(LINTER):
 
 $(DEADCODE):
 	GOBIN=$(dir $@) $(GO) install golang.org/x/tools/cmd/deadcode@v0.52.0
+
+# CGO_ENABLED=0: no compiler is needed, and the binary runs anywhere.
+$(VERSITYGW):
+	CGO_ENABLED=0 GOBIN=$(dir $@) $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+$(MINIO):
+	CGO_ENABLED=0 GOBIN=$(dir $@) $(GO) install github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c

@@ -1,0 +1,23 @@
+package archive
+
+import "context"
+
+// A Check is one thing that was tried out on a vault.
+type Check struct {
+	Name  string // short, the same for every vault
+	OK    bool   // false: no sweep should rely on this vault
+	Found string // what was found, in words
+	Hint  string // what to do about it, a command if there is one; empty if OK
+}
+
+// An Inspector is a [Vault] that can be tried out, beyond what [Vault.Status]
+// asks of it.
+type Inspector interface {
+	// Inspect tries out what the vault promises, on objects of its own that
+	// are locked for seconds, and returns a Check for everything it tried, in
+	// that order. It waits until their locks have ended and leaves nothing
+	// behind, unless its last Check says so. What could not be tried since
+	// something before it failed has no Check. It never fails: a store that
+	// cannot be reached is a Check that is not OK.
+	Inspect(ctx context.Context) []Check
+}

@@ -1,0 +1,205 @@
+package bucket
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/lotkeeper/lotkeeper/archive"
+)
+
+// Hints are the commands that put a bucket right, in the words of the tool that
+// its people use.
+type Hints struct {
+	CreateBucket, EnableVersioning, EnableLock string
+}
+
+const (
+	// probeLock is how long Inspect locks what it puts: long enough for a
+	// handful of requests on a bad day, since it is waited for.
+	probeLock = 5 * time.Second
+	// maxSkew is where a clock is called wrong. A sweep has a limit of its own.
+	maxSkew = 5 * time.Minute
+)
+
+// Inspect implements archive.Inspector.
+func (v *Vault) Inspect(ctx context.Context) []archive.Check {
+	i := &inspection{Vault: v, folder: "inspect-" + strings.ToLower(rand.Text())}
+	if i.bucket(ctx) {
+		if key, put, ok := i.lock(ctx); ok {
+			i.legalHold(ctx, key, put)
+			i.refusal(ctx, key, put)
+		}
+		i.bypass(ctx)
+		i.cleanUp(ctx)
+	}
+	return i.checks
+}
+
+// An inspection is one call of Inspect. What it puts has keys in a folder that
+// nobody else uses.
+type inspection struct {
+	*Vault
+	folder string
+	until  time.Time // the latest retain-until of what was put, by the server's clock
+	checks []archive.Check
+}
+
+func (i *inspection) add(name string, ok bool, hint, format string, args ...any) bool {
+	if ok {
+		hint = ""
+	}
+	i.checks = append(i.checks, archive.Check{Name: name, OK: ok, Found: fmt.Sprintf(format, args...), Hint: hint})
+	return ok
+}
+
+// bucket looks at what the bucket says of itself, and reports whether trying it
+// out makes sense.
+func (i *inspection) bucket(ctx context.Context) bool {
+	ctx, date := withDate(ctx)
+	versioned, err := i.api.GetBucketVersioning(ctx)
+	if status, code := i.api.Answer(err); err != nil {
+		hint := "check endpoint, region and credentials, and that they may s3:GetBucketVersioning"
+		if status == http.StatusNotFound && code != "NoSuchKey" {
+			hint = i.Hints.CreateBucket
+		}
+		return i.add("bucket", false, hint, "%v", err)
+	}
+	i.add("bucket", true, "", "it is there")
+	here, there := i.Now().UTC(), date.get()
+	skew := there.Sub(here)
+	i.add("clock", skew.Abs() <= maxSkew, "check the date and time service of both machines",
+		"it is %s there and %s here", there.Format(time.RFC3339), here.Format(time.RFC3339))
+	i.add("versioning", versioned, i.Hints.EnableVersioning, "enabled: %v", versioned)
+	locks, err := i.locks(ctx)
+	if err != nil {
+		return i.add("object lock", false, "let the credentials s3:GetBucketObjectLockConfiguration", "%v", err)
+	}
+	i.add("object lock", locks, i.Hints.EnableLock, "enabled: %v", locks)
+	return versioned && locks
+}
+
+var probe = []byte("lotkeeper tries out this vault\n")
+
+// put stores a probe and remembers until when it is locked.
+func (i *inspection) put(ctx context.Context, name string, mode archive.Mode) (key, versionID string, until time.Time, err error) {
+	s, err := i.Status(ctx)
+	if err != nil {
+		return "", "", until, err
+	}
+	key, until = i.folder+"/"+name, s.Now.Add(probeLock)
+	if until.After(i.until) {
+		i.until = until // also if the acknowledgement gets lost
+	}
+	put, err := i.Put(ctx, key, bytes.NewReader(probe), archive.PutOptions{
+		SHA256: sha256.Sum256(probe), Size: int64(len(probe)), Mode: mode, RetainUntil: until,
+	})
+	return key, put.VersionID, until, err
+}
+
+func (i *inspection) lock(ctx context.Context) (key, versionID string, ok bool) {
+	const name, hint = "compliance lock", "let the credentials s3:PutObject, s3:PutObjectRetention, s3:GetObjectVersion and s3:GetObjectRetention"
+	key, versionID, until, err := i.put(ctx, "compliance", archive.Compliance)
+	if err != nil {
+		return "", "", i.add(name, false, hint, "%v", err)
+	}
+	// Current, as verification asks for it.
+	r, info, err := i.Get(ctx, key, "")
+	if err != nil {
+		return "", "", i.add(name, false, hint, "%v", err)
+	}
+	body, err := io.ReadAll(r)
+	r.Close()
+	switch {
+	case err != nil:
+		return "", "", i.add(name, false, hint, "%v", err)
+	case !bytes.Equal(body, probe), info.VersionID != versionID:
+		return "", "", i.add(name, false, "", "other bytes or another version came back than were put")
+	case info.Mode != archive.Compliance, info.RetainUntil.Before(until):
+		return "", "", i.add(name, false, hint, "put with mode COMPLIANCE until %s, it reads back as mode %q until %s",
+			until.Format(time.RFC3339), info.Mode, info.RetainUntil.Format(time.RFC3339))
+	}
+	return key, versionID, i.add(name, true, "", "an object locked for %v reads back as put", probeLock)
+}
+
+func (i *inspection) legalHold(ctx context.Context, key, versionID string) {
+	const name, hint = "legal hold", "let the credentials s3:PutObjectLegalHold and s3:GetObjectLegalHold"
+	for _, on := range []bool{true, false} {
+		if err := i.SetLegalHold(ctx, key, versionID, on); err != nil {
+			i.add(name, false, hint, "%v", err)
+			return
+		}
+		if info, err := i.Stat(ctx, key, versionID); err != nil || info.LegalHold != on {
+			i.add(name, false, hint, "set to %v, it reads back as %v: %v", on, info.LegalHold, err)
+			return
+		}
+	}
+	i.add(name, true, "", "it can be set, read back and lifted")
+}
+
+func (i *inspection) refusal(ctx context.Context, key, versionID string) {
+	err := i.Delete(ctx, key, versionID)
+	i.add("delete while locked", errors.Is(err, archive.ErrLocked),
+		"this server does not keep to Object Lock: do not use it", "deleting a locked version: %v", err)
+}
+
+// bypass tries what no other call of this program does.
+func (i *inspection) bypass(ctx context.Context) {
+	const name = "governance bypass"
+	key, versionID, _, err := i.put(ctx, "governance", archive.Governance)
+	if err != nil {
+		i.add(name, false, "let the credentials s3:PutObject and s3:PutObjectRetention", "%v", err)
+		return
+	}
+	err = i.api.DeleteObject(ctx, i.prefix+key, versionID, true)
+	if status, _ := i.api.Answer(err); err != nil && status/100 != 4 {
+		i.add(name, false, "", "%v", err)
+		return
+	}
+	i.add(name, err != nil, "deny the credentials s3:BypassGovernanceRetention (and never run as the server's root user)",
+		"the credentials can lift a GOVERNANCE lock: %v", err == nil)
+}
+
+// cleanUp waits until everything is unlocked, by the server's clock, and removes
+// each version and delete marker.
+func (i *inspection) cleanUp(ctx context.Context) {
+	const name = "nothing left behind"
+	hint := fmt.Sprintf("delete every version under %s%s/ after %s", i.prefix, i.folder, i.until.Format(time.RFC3339))
+	for {
+		s, err := i.Status(ctx)
+		if err == nil && s.Now.After(i.until) {
+			break
+		}
+		if err == nil {
+			err = i.Wait(ctx, i.until.Sub(s.Now)+time.Second)
+		}
+		if err != nil {
+			i.add(name, false, hint, "%v", err)
+			return
+		}
+	}
+	var left []archive.Version
+	var errs []error
+	for version, err := range i.Versions(ctx, i.folder+"/") {
+		if err != nil {
+			errs = append(errs, err)
+			break
+		}
+		left = append(left, version)
+	}
+	for _, version := range left {
+		errs = append(errs, i.Delete(ctx, version.Key, version.VersionID))
+	}
+	if err := errors.Join(errs...); err != nil {
+		i.add(name, false, hint, "%v", err)
+		return
+	}
+	i.add(name, true, "", "%d objects made and removed", len(left))
+}

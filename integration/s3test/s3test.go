@@ -1,0 +1,203 @@
+// Package s3test starts real S3 servers with Object Lock for tests: versitygw
+// and MinIO, each a process of its own on a free port of the loopback interface,
+// with its data in the test's temporary directory.
+//
+// The binaries are built by make, at pinned versions, into .cache. A missing one
+// fails the test: what is skipped is soon broken. With LOTKEEPER_EMBEDDED_ONLY
+// set (make test-short) the tests that need a server are skipped.
+package s3test
+
+import (
+	"context"
+	"crypto/rand"
+	"flag"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/lotkeeper/lotkeeper/archive/vaulttest"
+)
+
+// A Server is running until its test has ended.
+type Server struct {
+	Name     string // VersityGW or MinIO
+	Endpoint string // host:port, plain HTTP
+}
+
+// The servers there are.
+const (
+	VersityGW = "versitygw"
+	MinIO     = "minio"
+)
+
+// A program is how a server is started. Its folder in .cache is the target that
+// the Makefile builds it by.
+type program struct {
+	folder, health string
+	env            []string // with the name of the variable; the value is added
+	args           func(address, dir string) []string
+}
+
+// The keys of every server's root user.
+const (
+	AccessKey = "lotkeeper-test"
+	SecretKey = "lotkeeper-test-secret"
+)
+
+var programs = map[string]program{
+	VersityGW: {
+		folder: "versitygw-v1.8.0", health: "/healthz",
+		env: []string{"ROOT_ACCESS_KEY=" + AccessKey, "ROOT_SECRET_KEY=" + SecretKey},
+		args: func(address, dir string) []string {
+			return []string{"--port", address, "--health", "/healthz", "--quiet", "--keep-alive",
+				"posix", "--versioning-dir", filepath.Join(dir, "versions"), filepath.Join(dir, "data")}
+		},
+	},
+	MinIO: {
+		folder: "minio-v0.0.0-20260212201848-7aac2a2c5b7c", health: "/minio/health/ready",
+		env: []string{"MINIO_ROOT_USER=" + AccessKey, "MINIO_ROOT_PASSWORD=" + SecretKey, "MINIO_CI_CD=1", "MINIO_BROWSER=off"},
+		args: func(address, dir string) []string {
+			return []string{"server", "--quiet", "--address", address, filepath.Join(dir, "data")}
+		},
+	},
+}
+
+// Main is m.Run, with more tests at once than there are processors: most of
+// their time they wait for locks to end. -parallel still has the last word.
+func Main(m *testing.M) int {
+	_ = flag.Set("test.parallel", "32") // a package that tests has this flag
+	return m.Run()
+}
+
+// Each runs test with every server, as parallel subtests named after them.
+func Each(t *testing.T, test func(t *testing.T, s *Server)) {
+	for name := range programs {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, Start(t, name))
+		})
+	}
+}
+
+// Start starts a server and returns when it is ready. It is killed when the test
+// has ended, and also when the test's process dies.
+func Start(t *testing.T, name string) *Server {
+	t.Helper()
+	if os.Getenv("LOTKEEPER_EMBEDDED_ONLY") != "" {
+		t.Skip("left out: it needs " + name + ", and LOTKEEPER_EMBEDDED_ONLY is set")
+	}
+	p := programs[name]
+	binary := filepath.Join(moduleRoot(t), ".cache", p.folder, name)
+	if _, err := os.Stat(binary); err != nil {
+		t.Fatalf("no %s here: %v\nbuild it with: make servers", name, err)
+	}
+	dir := t.TempDir()
+	for _, d := range []string{"data", "versions"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	address := freeAddress(t)
+	// The shell's standard input ends with Close below or with this process,
+	// whichever comes first, and the server ends with it.
+	cmd := exec.Command("sh", append([]string{"-c", `"$@" & cat; kill -9 $!; wait`, "sh", binary}, p.args(address, dir)...)...)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, append(os.Environ(), p.env...), log, log
+	alive, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		alive.Close()
+		_ = cmd.Wait() // it was killed
+	})
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get("http://" + address + p.health)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return &Server{Name: name, Endpoint: address}
+			}
+		}
+		if time.Now().After(deadline) {
+			said, _ := os.ReadFile(log.Name())
+			t.Fatalf("%s is not ready after a minute: %v\n%s", name, err, said)
+		}
+	}
+}
+
+func moduleRoot(t *testing.T) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+	}
+	t.Fatal("no go.mod above the working directory")
+	return ""
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Admin is a client of the server's root user, for what no vault does.
+func (s *Server) Admin(t *testing.T) *minio.Client {
+	t.Helper()
+	c, err := minio.New(s.Endpoint, &minio.Options{Creds: credentials.NewStaticV4(AccessKey, SecretKey, ""), Region: "us-east-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Bucket makes a new bucket, with Object Lock or without.
+func (s *Server) Bucket(t *testing.T, locking bool) string {
+	t.Helper()
+	name := "test-" + strings.ToLower(rand.Text())
+	if err := s.Admin(t).MakeBucket(t.Context(), name, minio.MakeBucketOptions{Region: "us-east-1", ObjectLocking: locking}); err != nil {
+		t.Fatalf("couldn't make a bucket on %s: %v", s.Name, err)
+	}
+	return name
+}
+
+// Wait is a vault's Options.Wait that really waits.
+func Wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Harness puts the suite's hand on the clock of a real server: it waits.
+func Harness(v vaulttest.Harness) vaulttest.Harness {
+	v.Advance, v.Retention, v.Parallel = time.Sleep, 6*time.Second, true
+	return v
+}
