@@ -1,0 +1,302 @@
+// Package pgtest starts a real PostgreSQL server, and a real PgBouncer, for the
+// tests of one process. Both are installed programs, started in a directory of
+// their own, on a socket in it; nothing of a server that runs already is touched.
+//
+// A test's package needs
+//
+//	func TestMain(m *testing.M) { pgtest.Main(m) }
+//
+// Without the programs the tests fail, and say what to type: a test that is
+// passed over is one that nobody runs. Only LOTKEEPER_EMBEDDED_ONLY=1 passes
+// them over. LOTKEEPER_TEST_FSYNC=1 has the server sync its files, which a test
+// otherwise does not wait for.
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Main runs the tests and stops the servers.
+func Main(m *testing.M) {
+	code := m.Run()
+	for _, s := range []*program{&server, &bouncer} {
+		s.stop()
+	}
+	os.Exit(code)
+}
+
+// program is a server that is started once, and when it is first asked for.
+type program struct {
+	once  sync.Once
+	start func() (*child, error)
+	child *child
+	err   error
+}
+
+func (p *program) get(t testing.TB) string {
+	t.Helper()
+	if os.Getenv("LOTKEEPER_EMBEDDED_ONLY") == "1" {
+		t.Skip("LOTKEEPER_EMBEDDED_ONLY is set: what needs PostgreSQL is left out")
+	}
+	p.once.Do(func() { p.child, p.err = p.start() })
+	if p.err != nil {
+		t.Fatal(p.err)
+	}
+	return p.child.dir
+}
+
+func (p *program) stop() {
+	if p.child != nil {
+		p.child.leash.Close()
+		_ = p.child.cmd.Wait()
+	}
+}
+
+var (
+	server  = program{start: startServer}
+	bouncer = program{start: startBouncer}
+)
+
+// child is a server on a leash: a shell that waits for its standard input to end,
+// stops the server then, and removes its directory. So it ends with this process,
+// also when that is killed.
+type child struct {
+	dir   string
+	cmd   *exec.Cmd
+	leash io.Closer
+}
+
+const shell = `"$@" >"$DIR/log" 2>&1 & p=$!
+while read -r line; do :; done
+kill -INT $p 2>/dev/null
+wait $p
+rm -rf "$DIR"`
+
+// unprivileged is the user postgres for root, whom both programs refuse to run
+// for, and nobody else for everybody else.
+func unprivileged() (*syscall.Credential, error) {
+	if os.Getuid() != 0 {
+		return nil, nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return nil, fmt.Errorf("PostgreSQL does not run as root, and there is no user postgres: %w", err)
+	}
+	uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, errors.Join(err1, err2)
+}
+
+// directory makes one that the server's user owns.
+func directory(cred *syscall.Credential) (string, error) {
+	dir, err := os.MkdirTemp("", "lotkeeper-pg-")
+	if err == nil && cred != nil {
+		err = os.Chown(dir, int(cred.Uid), int(cred.Gid))
+	}
+	return dir, err
+}
+
+// leashed starts a server.
+func leashed(dir string, cred *syscall.Credential, args ...string) (*child, error) {
+	cmd := exec.Command("/bin/sh", append([]string{"-c", shell, "sh"}, args...)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "DIR="+dir)
+	// A group of its own: Ctrl-C is for the tests, which then let go of the leash.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Setpgid: true}
+	leash, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	return &child{dir, cmd, leash}, cmd.Start()
+}
+
+// until tries for half a minute.
+func (c *child) until(ready func() error) error {
+	var err error
+	for range 300 {
+		if err = ready(); err == nil {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	log, _ := os.ReadFile(filepath.Join(c.dir, "log"))
+	return fmt.Errorf("the server did not start: %w\n%s", err, log)
+}
+
+// binary finds a program of the newest PostgreSQL that is installed.
+func binary(name string) (string, error) {
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
+	if err != nil {
+		return "", err
+	}
+	version := func(path string) int {
+		n, _ := strconv.Atoi(strings.Split(path, "/")[4])
+		return n
+	}
+	slices.SortFunc(found, func(a, b string) int { return version(b) - version(a) })
+	if len(found) > 0 {
+		return found[0], nil
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%s is not installed; type: apt-get install postgresql", name)
+	}
+	return path, nil
+}
+
+func startServer() (*child, error) {
+	initdb, err := binary("initdb")
+	if err != nil {
+		return nil, err
+	}
+	postgres, err := binary("postgres")
+	if err != nil {
+		return nil, err
+	}
+	cred, err := unprivileged()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := directory(cred)
+	if err != nil {
+		return nil, err
+	}
+	data := filepath.Join(dir, "data")
+	// A locale that sorts as people do: order must not depend on it.
+	cmd := exec.Command(initdb, "-D", data, "-U", "lotkeeper", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale-provider=icu", "--icu-locale=en-US", "--locale=C.UTF-8")
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
+	}
+	fsync := "off"
+	if os.Getenv("LOTKEEPER_TEST_FSYNC") == "1" {
+		fsync = "on"
+	}
+	c, err := leashed(dir, cred, postgres, "-D", data, "-c", "listen_addresses=", "-c", "unix_socket_directories="+dir, "-c", "fsync="+fsync, "-c", "max_connections=200")
+	if err != nil {
+		return nil, err
+	}
+	return c, c.until(func() error { return admin(dir, `SELECT 1`) })
+}
+
+// startBouncer is PgBouncer in transaction mode with few server connections,
+// before the server: one database with the fewest that do, and one, with the
+// suffix "+", for the tests that hold many at once.
+func startBouncer() (*child, error) {
+	path, err := exec.LookPath("pgbouncer")
+	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/pgbouncer")
+	}
+	if err != nil {
+		return nil, errors.New("pgbouncer is not installed; type: apt-get install pgbouncer")
+	}
+	cred, err := unprivileged()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := directory(cred)
+	if err != nil {
+		return nil, err
+	}
+	config := filepath.Join(dir, "pgbouncer.ini")
+	if err := os.WriteFile(config, fmt.Appendf(nil, `[databases]
+* = host=%s
+[pgbouncer]
+listen_addr =
+unix_socket_dir = %s
+auth_type = any
+pool_mode = transaction
+max_client_conn = 500
+default_pool_size = %d
+max_prepared_statements = 0
+logfile =
+`, server.child.dir, dir, PoolSize), 0o644); err != nil {
+		return nil, err
+	}
+	c, err := leashed(dir, cred, path, config)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.until(func() error {
+		_, err := os.Stat(filepath.Join(dir, ".s.PGSQL.6432"))
+		return err
+	})
+}
+
+// PoolSize is how many server connections PgBouncer has for each database.
+const PoolSize = 20
+
+// admin runs statements in the server's own database.
+func admin(dir string, statements ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, address(dir, "5432", "postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, s := range statements {
+		if _, err := conn.Exec(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", s, err)
+		}
+	}
+	return nil
+}
+
+func address(dir, port, database string) string {
+	return (&url.URL{Scheme: "postgres", User: url.User("lotkeeper"), Host: "", Path: "/" + database, RawQuery: url.Values{"host": {dir}, "port": {port}}.Encode()}).String()
+}
+
+// Database is a new, empty database.
+type Database struct{ Name string }
+
+var databases atomic.Int64
+
+// New makes a database, which goes with the test. settings are its defaults, as
+// in "synchronous_commit = off".
+func New(t testing.TB, settings ...string) *Database {
+	t.Helper()
+	dir := server.get(t)
+	d := &Database{fmt.Sprintf("lotkeeper_%d", databases.Add(1))}
+	statements := []string{`CREATE DATABASE ` + d.Name}
+	for _, s := range settings {
+		statements = append(statements, `ALTER DATABASE `+d.Name+` SET `+s)
+	}
+	if err := admin(dir, statements...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := admin(dir, `DROP DATABASE `+d.Name+` WITH (FORCE)`); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// URL leads to the database directly.
+func (d *Database) URL() string { return address(server.child.dir, "5432", d.Name) }
+
+// PgBouncer leads to it through PgBouncer in transaction mode.
+func (d *Database) PgBouncer(t testing.TB) string {
+	t.Helper()
+	return address(bouncer.get(t), "6432", d.Name)
+}

@@ -1,0 +1,388 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/lotkeeper/lotkeeper/cte"
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+)
+
+// The columns of lifecycle.Row, in the order scanRow reads them, and those of
+// stored.
+const (
+	rowColumns = `r.seq, r.record_id, r.tlc, r.tlc_source, r.event_type, r.event_at, r.obtained_at, r.due_at, r.purge_not_before,
+		r.location, r.product, r.checksum, r.content, r.gaps, hc.class_id, ac.class_id, r.state, g.segment_id, r.ingest_leaf, r.archive_leaf`
+	rowTables = `lotkeeper.records r JOIN lotkeeper.classes hc ON hc.class_no = r.class_no JOIN lotkeeper.classes ac ON ac.class_no = r.archive_class_no
+		LEFT JOIN lotkeeper.segments g ON g.segment_no = r.segment_no`
+	sealedColumns = rowColumns + `, d.wrapped, r.month, r.payload_bytes`
+	sealedTables  = ` LEFT JOIN lotkeeper.deks d ON d.seq = r.seq`
+)
+
+func scanRow(c *columns) lifecycle.Row {
+	return lifecycle.Row{
+		Seq: c.int(), RecordID: c.text(), TLC: c.text(), TLCSource: c.text(), EventType: cte.EventType(c.text()),
+		EventTimestamp: c.time(), CreatedOrObtainedAt: c.time(), DueAt: c.time(), PurgeNotBefore: c.time(),
+		Location: c.text(), Product: c.text(), Checksum: c.sum(), Content: c.sum(), Gaps: c.list(),
+		Class: c.text(), ArchiveClass: c.text(), State: lifecycle.State(c.text()), Segment: c.text(), IngestLeaf: c.int(), ArchiveLeaf: c.int(),
+	}
+}
+
+// stored is a record that lacks its payload yet, and where that is.
+type stored struct {
+	lifecycle.Sealed
+	month, bytes int64
+}
+
+func scanStored(c *columns) stored {
+	return stored{lifecycle.Sealed{Row: scanRow(c), WrappedDEK: c.bytes()}, c.int(), c.int()}
+}
+
+// within says how many of the records stay within so many bytes of payload: at
+// least one, and the one that passes the bound.
+func within(rs []stored, maxBytes int64) int {
+	n, bytes := 0, int64(0)
+	for n < len(rs) && (n == 0 || bytes < maxBytes) {
+		bytes += rs[n].bytes
+		n++
+	}
+	return n
+}
+
+// withPayloads adds the payloads, month by month, so that each statement reads
+// one partition: joined to all of them, each row would be looked for in each.
+func withPayloads(ctx context.Context, q querier, rs []stored) ([]lifecycle.Sealed, error) {
+	out := make([]lifecycle.Sealed, len(rs))
+	months := map[int64][]int64{}
+	index := make(map[int64]int, len(rs))
+	for i, r := range rs {
+		out[i] = r.Sealed
+		months[r.month] = append(months[r.month], r.Seq)
+		index[r.Seq] = i
+	}
+	for month, seqs := range months {
+		if err := each(ctx, q, func(c *columns) { out[index[c.int()]].Payload = c.bytes() },
+			`SELECT seq, sealed FROM lotkeeper.payloads WHERE month = $1 AND seq = ANY($2)`, month, seqs); err != nil {
+			return nil, fmt.Errorf("couldn't read payloads: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// snapshot runs fn in a transaction that reads the database as of one instant.
+func (s *Store) snapshot(ctx context.Context, fn func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, fn)
+}
+
+func (s *Store) Info(ctx context.Context) (lifecycle.Info, error) {
+	i, err := one(ctx, s.pool, func(c *columns) lifecycle.Info {
+		return lifecycle.Info{CreatedAt: c.time(), Epoch: uint64(c.int()), TrustedTime: c.time(), NewestLeaf: scanLeaf(c)}
+	}, `SELECT m.created_at, m.epoch, m.trusted_time, l.* FROM lotkeeper.meta m,
+		(SELECT `+leafColumns+` FROM lotkeeper.leaves ORDER BY leaf_id DESC LIMIT 1) l`)
+	if err != nil {
+		return i, fmt.Errorf("couldn't read the database's own row: %w", err)
+	}
+	return i, nil
+}
+
+func (s *Store) Row(ctx context.Context, id string) (lifecycle.Row, error) {
+	r, err := one(ctx, s.pool, scanRow, `SELECT `+rowColumns+` FROM `+rowTables+` WHERE r.record_id = $1`, id)
+	return r, found(err, "record", id)
+}
+
+func (s *Store) SealedRow(ctx context.Context, id string) (lifecycle.Sealed, error) {
+	var out lifecycle.Sealed
+	err := s.snapshot(ctx, func(tx pgx.Tx) error {
+		r, err := one(ctx, tx, scanStored, `SELECT `+sealedColumns+` FROM `+rowTables+sealedTables+` WHERE r.record_id = $1`, id)
+		if err != nil {
+			return err
+		}
+		full, err := withPayloads(ctx, tx, []stored{r})
+		if err == nil {
+			out = full[0]
+		}
+		return err
+	})
+	return out, found(err, "record", id)
+}
+
+// where turns a query into a condition on records r. A parameter that is appended
+// to args has the number of its length.
+func where(q lifecycle.Query) (string, []any) {
+	conds, args := []string{"true"}, []any(nil)
+	add := func(cond string, arg any) {
+		args = append(args, arg)
+		conds = append(conds, fmt.Sprintf(cond, len(args)))
+	}
+	if q.RecordIDs != nil {
+		add(`r.record_id = ANY($%d)`, q.RecordIDs)
+	}
+	if q.TLC != "" {
+		add(`r.tlc = $%d`, q.TLC)
+	}
+	if q.TLCSource != "" {
+		add(`r.tlc_source = $%d`, q.TLCSource)
+	}
+	if q.LotContains != "" {
+		add(`r.tlc ILIKE $%d`, like(q.LotContains))
+	}
+	if !q.From.IsZero() {
+		add(`r.event_at >= $%d`, stamp(q.From))
+	}
+	if !q.To.IsZero() {
+		add(`r.event_at < $%d`, stamp(q.To))
+	}
+	if q.Segment != "" {
+		add(`r.segment_no = (SELECT segment_no FROM lotkeeper.segments WHERE segment_id = $%d)`, q.Segment)
+	}
+	if q.ExceptHeld {
+		conds = append(conds, notHeld)
+	}
+	switch q.State {
+	case "":
+	case lifecycle.Held:
+		conds = append(conds, held, `r.state <> 'purged'`)
+	default:
+		add(`r.state = $%d`, string(q.State))
+	}
+	return strings.Join(conds, " AND "), args
+}
+
+// Of a sequence, so many rows are read at a time, with at most so many bytes of
+// payload: memory follows these.
+const (
+	pageRows  = 1000
+	pageBytes = 8 << 20
+)
+
+// errStop ends a sequence that its reader has broken off.
+var errStop = errors.New("enough was read")
+
+// stream reads a query page by page through a cursor. Each page is read to its
+// end before its first row is used: its reader may take his time and leave early,
+// and use the transaction in between.
+func stream[T any](ctx context.Context, tx pgx.Tx, scan func(*columns) T, page func([]T) error, query string, args ...any) error {
+	if _, err := tx.Exec(ctx, `DECLARE page NO SCROLL CURSOR FOR `+query, args...); err != nil {
+		return err
+	}
+	for {
+		rows, err := all(ctx, tx, scan, fmt.Sprintf(`FETCH %d FROM page`, pageRows))
+		if err != nil {
+			return err
+		}
+		if err := page(rows); err != nil {
+			return err
+		}
+		if len(rows) < pageRows {
+			_, err := tx.Exec(ctx, `CLOSE page`)
+			return err
+		}
+	}
+}
+
+// sequence is a snapshot in which a sequence is read. The cursor's plan is for all
+// of its rows, and its reader may take his time.
+func (s *Store) sequence(ctx context.Context, fn func(pgx.Tx) error) error {
+	err := s.snapshot(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL cursor_tuple_fraction = 1; SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
+			return err
+		}
+		return fn(tx)
+	})
+	switch {
+	case errors.Is(err, errStop):
+		return nil
+	case err != nil:
+		return fmt.Errorf("couldn't read records: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) Rows(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecycle.Row, error] {
+	return func(yield func(lifecycle.Row, error) bool) {
+		cond, args := where(q)
+		err := s.sequence(ctx, func(tx pgx.Tx) error {
+			return stream(ctx, tx, scanRow, func(page []lifecycle.Row) error {
+				for i := range page {
+					if !yield(page[i], nil) {
+						return errStop
+					}
+				}
+				return nil
+			}, `SELECT `+rowColumns+` FROM `+rowTables+` WHERE `+cond+fmt.Sprintf(` ORDER BY r.event_at, r.record_id LIMIT $%d`, len(args)+1), append(args, limit(q.Limit))...)
+		})
+		if err != nil {
+			yield(lifecycle.Row{}, err)
+		}
+	}
+}
+
+func (s *Store) Sealed(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecycle.Sealed, error] {
+	return func(yield func(lifecycle.Sealed, error) bool) {
+		cond, args := where(q)
+		left := q.Limit
+		query := func(state, order string) (string, []any) {
+			return `SELECT ` + sealedColumns + ` FROM ` + rowTables + sealedTables + ` WHERE ` + state + ` AND ` + cond +
+				fmt.Sprintf(` ORDER BY %s LIMIT $%d`, order, len(args)+1), append(args[:len(args):len(args)], limit(left))
+		}
+		err := s.sequence(ctx, func(tx pgx.Tx) error {
+			sql, args := query(`r.state = 'active'`, `r.seq`)
+			if err := stream(ctx, tx, scanStored, func(page []stored) error {
+				for len(page) > 0 {
+					n := within(page, pageBytes)
+					full, err := withPayloads(ctx, tx, page[:n])
+					if err != nil {
+						return err
+					}
+					for i := range full {
+						if !yield(full[i], nil) {
+							return errStop
+						}
+					}
+					page, left = page[n:], left-n
+				}
+				return nil
+			}, sql, args...); err != nil {
+				return err
+			}
+			if q.Limit > 0 && left <= 0 {
+				return nil
+			}
+			// An archived record has a segment; that it is said here lets the index
+			// on segments give the order.
+			sql, args = query(`r.state = 'archived' AND r.segment_no IS NOT NULL`, `r.segment_no, r.seq`)
+			return stream(ctx, tx, scanStored, func(page []stored) error {
+				for i := range page {
+					if !yield(page[i].Sealed, nil) {
+						return errStop
+					}
+				}
+				return nil
+			}, sql, args...)
+		})
+		if err != nil {
+			yield(lifecycle.Sealed{}, err)
+		}
+	}
+}
+
+const segmentColumns = `g.segment_no, g.segment_id, c.class_id, g.state, g.run_id, g.records, g.object_key, g.object_size, g.object_sha256, g.plaintext_sha256,
+	g.merkle_root, g.manifest_key, g.manifest_size, g.manifest_sha256, g.wrapped_identity, g.retain_until, g.created_at`
+
+func (s *Store) segments(ctx context.Context, cond string, args ...any) ([]lifecycle.Segment, error) {
+	var out []lifecycle.Segment
+	err := s.snapshot(ctx, func(tx pgx.Tx) error {
+		index := map[int64]int{}
+		if err := each(ctx, tx, func(c *columns) {
+			index[c.int()] = len(out)
+			out = append(out, lifecycle.Segment{ID: c.text(), Class: c.text(), State: lifecycle.SegmentState(c.text()), RunID: c.text(), Records: int(c.int()),
+				ObjectKey: c.text(), ObjectSize: c.int(), ObjectSHA256: c.sum(), PlaintextSHA256: c.sum(), Root: c.sum(),
+				ManifestKey: c.text(), ManifestSize: c.int(), ManifestSHA256: c.sum(), WrappedIdentity: c.bytes(), RetainUntil: c.time(), CreatedAt: c.time()})
+		}, `SELECT `+segmentColumns+` FROM lotkeeper.segments g JOIN lotkeeper.classes c ON c.class_no = g.class_no WHERE `+cond+` ORDER BY g.segment_id`, args...); err != nil {
+			return err
+		}
+		return each(ctx, tx, func(c *columns) {
+			g := &out[index[c.int()]]
+			g.Copies = append(g.Copies, lifecycle.Copy{Vault: c.text(), ObjectVersion: c.text(), ManifestVersion: c.text(), RetainUntil: c.time(), VerifiedAt: c.time()})
+		}, `SELECT p.segment_no, p.vault, p.object_version, p.manifest_version, p.retain_until, p.verified_at
+			FROM lotkeeper.segment_copies p JOIN lotkeeper.segments g USING (segment_no) WHERE `+cond+` ORDER BY p.segment_no, p.vault`, args...)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read segments: %w", err)
+	}
+	return out, nil
+}
+
+func (s *Store) Segment(ctx context.Context, id string) (lifecycle.Segment, error) {
+	gs, err := s.segments(ctx, `g.segment_id = $1`, id)
+	if err == nil && len(gs) == 0 {
+		err = fmt.Errorf("segment %s: %w", id, lifecycle.ErrNotFound)
+	}
+	if err != nil {
+		return lifecycle.Segment{}, err
+	}
+	return gs[0], nil
+}
+
+func (s *Store) Segments(ctx context.Context, states ...lifecycle.SegmentState) ([]lifecycle.Segment, error) {
+	if len(states) == 0 {
+		return s.segments(ctx, `true`)
+	}
+	list := make([]string, len(states))
+	for i, st := range states {
+		list[i] = string(st)
+	}
+	return s.segments(ctx, `g.state = ANY($1)`, list)
+}
+
+func (s *Store) Classes(ctx context.Context, counted bool) ([]lifecycle.Class, error) {
+	counts := `0::bigint, 0::bigint FROM lotkeeper.classes c`
+	if counted {
+		// Each table is read once, not once a class.
+		counts = `coalesce(d.n, 0), coalesce(r.n, 0) FROM lotkeeper.classes c
+			LEFT JOIN (SELECT class_no, count(*) n FROM lotkeeper.deks GROUP BY class_no) d USING (class_no)
+			LEFT JOIN (SELECT class_no, count(*) n FROM lotkeeper.records GROUP BY class_no) r USING (class_no)`
+	}
+	out, err := all(ctx, s.pool, func(c *columns) lifecycle.Class {
+		class := scanClass(c)
+		class.DEKs, class.Members = c.int(), c.int()
+		return class
+	}, `SELECT `+classColumns+`, `+counts+` ORDER BY c.kind, c.period_start, c.generation`)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read classes: %w", err)
+	}
+	return out, nil
+}
+
+const leafColumns = `leaf_id, at, actor, action, run_id, subject, body`
+
+func scanLeaf(c *columns) lifecycle.Leaf {
+	return lifecycle.Leaf{ID: c.int(), At: c.time(), Actor: c.text(), Action: c.text(), RunID: c.text(), Subject: c.text(), Body: c.bytes()}
+}
+
+func (s *Store) leaves(ctx context.Context, cond string, args ...any) ([]lifecycle.Leaf, error) {
+	out, err := all(ctx, s.pool, scanLeaf, `SELECT `+leafColumns+` FROM lotkeeper.leaves WHERE `+cond+` ORDER BY leaf_id`, args...)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read the audit trail: %w", err)
+	}
+	return out, nil
+}
+
+func (s *Store) Leaves(ctx context.Context, q lifecycle.LeafQuery) ([]lifecycle.Leaf, error) {
+	conds, args := []string{"true"}, []any(nil)
+	add := func(cond string, arg any) {
+		args = append(args, arg)
+		conds = append(conds, fmt.Sprintf(cond, len(args)))
+	}
+	if q.RunID != "" {
+		// Said twice for the planner, which may not know that a parameter is not
+		// '', and so would not use an index of the rows that have one.
+		add(`run_id <> '' AND run_id = $%d`, q.RunID)
+	}
+	if q.Subject != "" {
+		add(`subject <> '' AND subject = $%d`, q.Subject)
+	}
+	if q.Actions != nil {
+		add(`action = ANY($%d)`, q.Actions)
+	}
+	return s.leaves(ctx, strings.Join(conds, " AND "), args...)
+}
+
+func (s *Store) RecordLeaves(ctx context.Context, seq int64) ([]lifecycle.Leaf, error) {
+	return s.leaves(ctx, `leaf_id IN (SELECT ingest_leaf FROM lotkeeper.records WHERE seq = $1 UNION SELECT archive_leaf FROM lotkeeper.records WHERE seq = $1
+		UNION SELECT leaf_id FROM lotkeeper.reseals WHERE seq = $1)`, seq)
+}
+
+func (s *Store) Counts(ctx context.Context) (map[lifecycle.State]int64, error) {
+	out := map[lifecycle.State]int64{}
+	err := each(ctx, s.pool, func(c *columns) { out[lifecycle.State(c.text())] = c.int() }, `SELECT state, count(*) FROM lotkeeper.records GROUP BY state`)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't count records: %w", err)
+	}
+	return out, nil
+}

@@ -1,0 +1,433 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/shred"
+)
+
+func (s *Store) DueClasses(ctx context.Context, now time.Time) ([]string, error) {
+	out, err := all(ctx, s.pool, (*columns).text, `SELECT class_id FROM lotkeeper.classes c WHERE kind = 'archive' AND EXISTS (
+		SELECT FROM lotkeeper.records r WHERE r.archive_class_no = c.class_no AND r.state = 'active' AND r.due_at <= $1) ORDER BY period_start, generation`, stamp(now))
+	if err != nil {
+		return nil, fmt.Errorf("couldn't look for due records: %w", err)
+	}
+	return out, nil
+}
+
+const due = ` WHERE r.archive_class_no = (SELECT class_no FROM lotkeeper.classes WHERE class_id = $1) AND r.state = 'active'
+	AND r.due_at <= $2 AND (r.due_at, r.seq) > ($3, $4) ORDER BY r.due_at, r.seq LIMIT $5`
+
+func (s *Store) DueRows(ctx context.Context, archiveClass string, now time.Time, after lifecycle.Cursor, limit int) ([]lifecycle.Row, error) {
+	out, err := all(ctx, s.pool, scanRow, `SELECT `+rowColumns+` FROM `+rowTables+due, archiveClass, stamp(now), stamp(after.DueAt), after.Seq, limit)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read due records of %s: %w", archiveClass, err)
+	}
+	return out, nil
+}
+
+func (s *Store) DuePage(ctx context.Context, archiveClass string, now time.Time, after lifecycle.Cursor, limit int, maxBytes int64) ([]lifecycle.Sealed, error) {
+	var out []lifecycle.Sealed
+	err := s.snapshot(ctx, func(tx pgx.Tx) error {
+		page, err := all(ctx, tx, scanStored, `SELECT `+sealedColumns+` FROM `+rowTables+sealedTables+due, archiveClass, stamp(now), stamp(after.DueAt), after.Seq, limit)
+		if err != nil {
+			return err
+		}
+		page = page[:within(page, maxBytes)]
+		out, err = withPayloads(ctx, tx, page)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read due records of %s: %w", archiveClass, err)
+	}
+	return out, nil
+}
+
+func (s *Store) Checksums(ctx context.Context, ids []string) (map[string][32]byte, error) {
+	out := make(map[string][32]byte, len(ids))
+	err := each(ctx, s.pool, func(c *columns) { out[c.text()] = c.sum() },
+		`SELECT record_id, checksum FROM lotkeeper.records WHERE state = 'active' AND record_id = ANY($1)`, ids)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read back %d checksums: %w", len(ids), err)
+	}
+	return out, nil
+}
+
+func (s *Store) StageSegment(ctx context.Context, l lifecycle.Lease, g lifecycle.Segment, leaf lifecycle.Leaf) error {
+	err := s.fenced(ctx, shared, l, func(ctx context.Context, tx *txn) error {
+		class, err := openClass(ctx, tx, g.Class)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.exec(ctx, `INSERT INTO lotkeeper.segments (segment_id, class_no, run_id, records, object_key, object_size, object_sha256,
+				plaintext_sha256, merkle_root, manifest_key, manifest_size, manifest_sha256, wrapped_identity, retain_until, created_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
+			g.ID, class, g.RunID, int64(g.Records), g.ObjectKey, g.ObjectSize, g.ObjectSHA256[:],
+			g.PlaintextSHA256[:], g.Root[:], g.ManifestKey, g.ManifestSize, g.ManifestSHA256[:], g.WrappedIdentity, stamp(g.RetainUntil), stamp(g.CreatedAt)); err != nil {
+			return err
+		}
+		_, err = tx.appendLeaf(ctx, leaf)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("couldn't stage segment %s: %w", g.ID, err)
+	}
+	return nil
+}
+
+// openClass finds an open class's number. ErrMoved.
+func openClass(ctx context.Context, tx *txn, id string) (int64, error) {
+	no, err := one(ctx, tx, (*columns).int, `SELECT class_no FROM lotkeeper.classes WHERE class_id = $1 AND state = 'open'`, id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = fmt.Errorf("class %s is not open: %w", id, lifecycle.ErrMoved)
+	}
+	return no, err
+}
+
+// moveSegment is the compare-and-swap of a segment's state, with its leaf. then,
+// if it is not nil, is done in the same transaction.
+func (s *Store) moveSegment(ctx context.Context, l lifecycle.Lease, id string, from, to lifecycle.SegmentState, leaf lifecycle.Leaf, then func(context.Context, *txn) error) error {
+	return s.fenced(ctx, shared, l, func(ctx context.Context, tx *txn) error {
+		n, err := tx.exec(ctx, `UPDATE lotkeeper.segments SET state = $1 WHERE segment_id = $2 AND state = $3`, string(to), id, string(from))
+		if err := moved(n, err, fmt.Sprintf("segment %s is not %s", id, from)); err != nil {
+			return err
+		}
+		if _, err = tx.appendLeaf(ctx, leaf); err != nil || then == nil {
+			return err
+		}
+		return then(ctx, tx)
+	})
+}
+
+func (s *Store) VerifySegment(ctx context.Context, l lifecycle.Lease, id string, copies []lifecycle.Copy, leaf lifecycle.Leaf) error {
+	return s.moveSegment(ctx, l, id, lifecycle.Staged, lifecycle.Verified, leaf, func(ctx context.Context, tx *txn) error {
+		for _, c := range copies {
+			if _, err := tx.exec(ctx, `INSERT INTO lotkeeper.segment_copies (segment_no, vault, object_version, manifest_version, retain_until, verified_at)
+				VALUES ((SELECT segment_no FROM lotkeeper.segments WHERE segment_id = $1), $2, $3, $4, $5, $6)`,
+				id, c.Vault, c.ObjectVersion, c.ManifestVersion, stamp(c.RetainUntil), stamp(c.VerifiedAt)); err != nil {
+				return fmt.Errorf("couldn't record the copy of segment %s in vault %s: %w", id, c.Vault, err)
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Store) AbandonSegment(ctx context.Context, l lifecycle.Lease, id string, leaf lifecycle.Leaf) error {
+	return s.moveSegment(ctx, l, id, lifecycle.Staged, lifecycle.Abandoned, leaf, nil)
+}
+
+func (s *Store) SettleSegment(ctx context.Context, l lifecycle.Lease, id string, leaf lifecycle.Leaf) error {
+	return s.moveSegment(ctx, l, id, lifecycle.Verified, lifecycle.Settled, leaf, nil)
+}
+
+func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment string, now time.Time, members []lifecycle.Member, leaf lifecycle.Leaf) (int, error) {
+	ids, sums := make([]string, len(members)), make([][]byte, len(members))
+	for i := range members {
+		ids[i], sums[i] = members[i].RecordID, members[i].Checksum[:]
+	}
+	n := 0
+	err := s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
+		n = 0
+		segmentNo, err := one(ctx, tx, (*columns).int, `SELECT segment_no FROM lotkeeper.segments WHERE segment_id = $1 AND state = 'verified'`, segment)
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = lifecycle.ErrMoved
+		}
+		if err != nil {
+			return fmt.Errorf("segment %s is not verified: %w", segment, err)
+		}
+		// The check, from base rows, in a statement after the lock. What it
+		// lets through is an explicit list of rows: nothing that arrives or is
+		// held meanwhile can slip into the statements below.
+		seqs, err := all(ctx, tx, (*columns).int, `SELECT r.seq FROM unnest($1::text[], $2::bytea[]) m(record_id, checksum) JOIN lotkeeper.records r USING (record_id)
+			WHERE r.state = 'active' AND r.due_at <= $3 AND r.checksum = m.checksum AND `+notHeld, ids, sums, stamp(now))
+		if err != nil || len(seqs) == 0 {
+			return err
+		}
+		leafID, err := tx.appendLeaf(ctx, leaf.With("records", len(seqs)))
+		if err != nil {
+			return err
+		}
+		if err := exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET state = 'archived', segment_no = $1, archive_leaf = $2
+			WHERE seq = ANY($3) AND state = 'active'`, segmentNo, leafID, seqs)); err != nil {
+			return fmt.Errorf("couldn't mark records archived: %w", err)
+		}
+		if err := exactly(len(seqs))(tx.exec(ctx, `DELETE FROM lotkeeper.deks WHERE seq = ANY($1)`, seqs)); err != nil {
+			return fmt.Errorf("couldn't drop DEKs: %w", err)
+		}
+		n = len(seqs)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("couldn't soft-delete the records of segment %s: %w", segment, err)
+	}
+	return n, nil
+}
+
+func (s *Store) DyingClasses(ctx context.Context, now time.Time) ([]lifecycle.Class, error) {
+	out, err := all(ctx, s.pool, scanClass, `SELECT `+classColumns+` FROM lotkeeper.classes c
+		WHERE c.kind IN ('hot', 'deferral') AND c.closes_at <= $1 AND c.state <> 'destroyed' ORDER BY c.closes_at, c.class_no`, stamp(now))
+	if err != nil {
+		return nil, fmt.Errorf("couldn't look for classes that are over: %w", err)
+	}
+	return out, nil
+}
+
+func (s *Store) ClassDEKs(ctx context.Context, class string, afterSeq int64, limit int) ([]lifecycle.DEK, error) {
+	out, err := all(ctx, s.pool, func(c *columns) lifecycle.DEK { return lifecycle.DEK{Row: scanRow(c), Wrapped: c.bytes()} },
+		`SELECT `+rowColumns+`, d.wrapped FROM `+rowTables+` JOIN lotkeeper.deks d ON d.seq = r.seq
+		WHERE d.class_no = (SELECT class_no FROM lotkeeper.classes WHERE class_id = $1) AND d.seq > $2 ORDER BY d.seq LIMIT $3`, class, afterSeq, limit)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read the DEKs of class %s: %w", class, err)
+	}
+	return out, nil
+}
+
+func (s *Store) Reseal(ctx context.Context, l lifecycle.Lease, from, to string, deks map[int64][]byte, leaf lifecycle.Leaf) (int, error) {
+	want := slices.Sorted(maps.Keys(deks))
+	wrapped := make([][]byte, len(want))
+	for i, seq := range want {
+		wrapped[i] = deks[seq]
+	}
+	n := 0
+	err := s.fenced(ctx, shared, l, func(ctx context.Context, tx *txn) error {
+		n = 0
+		toNo, err := openClass(ctx, tx, to)
+		if err != nil {
+			return err
+		}
+		seqs, err := all(ctx, tx, (*columns).int, `UPDATE lotkeeper.deks d SET class_no = $1, wrapped = m.wrapped FROM unnest($2::bigint[], $3::bytea[]) m(seq, wrapped)
+			WHERE d.seq = m.seq AND d.class_no = (SELECT class_no FROM lotkeeper.classes WHERE class_id = $4) RETURNING d.seq`, toNo, want, wrapped, from)
+		if err != nil || len(seqs) == 0 {
+			return err
+		}
+		if err := exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET class_no = $1 WHERE seq = ANY($2)`, toNo, seqs)); err != nil {
+			return err
+		}
+		leafID, err := tx.appendLeaf(ctx, leaf.With("records", len(seqs)))
+		if err != nil {
+			return err
+		}
+		if _, err := tx.exec(ctx, `INSERT INTO lotkeeper.reseals (seq, leaf_id) SELECT seq, $1 FROM unnest($2::bigint[]) seq`, leafID, seqs); err != nil {
+			return err
+		}
+		n = len(seqs)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("couldn't reseal %d records from class %s to %s: %w", len(deks), from, to, err)
+	}
+	return n, nil
+}
+
+func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]string, error) {
+	var ids []string
+	err := s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) (err error) {
+		ids, err = all(ctx, tx, (*columns).text, `SELECT class_id FROM lotkeeper.classes c
+			WHERE class_id = ANY($1) AND kind IN ('hot', 'deferral') AND state = 'open' AND closes_at <= $2
+			  AND NOT EXISTS (SELECT FROM lotkeeper.deks d WHERE d.class_no = c.class_no)
+			  AND NOT EXISTS (SELECT FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.state = 'active')
+			ORDER BY class_no`, classes, stamp(now))
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		leafID, err := tx.appendLeaf(ctx, leaf.With("classes", ids))
+		if err != nil {
+			return err
+		}
+		return exactly(len(ids))(tx.exec(ctx, `UPDATE lotkeeper.classes SET state = 'condemned', intent_leaf = $1 WHERE class_id = ANY($2) AND state = 'open'`, leafID, ids))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("couldn't condemn %d classes: %w", len(classes), err)
+	}
+	return ids, nil
+}
+
+func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]shred.Evidence, error) {
+	var out []shred.Evidence
+	err := s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
+		out = nil
+		// Unverified counts every member that does not have its copy elsewhere:
+		// one that is active but says this class, and one that is archived in a
+		// segment which is not verified. It looks at the records, DEKs at the
+		// DEKs: two witnesses.
+		found, err := all(ctx, tx, func(c *columns) shred.Evidence {
+			return shred.Evidence{Class: c.text(), ClosesAt: c.time(), Now: now, IntentLeaf: c.int(), DEKs: int(c.int()), Unverified: int(c.int())}
+		}, `SELECT class_id, closes_at, intent_leaf,
+				(SELECT count(*) FROM lotkeeper.deks d WHERE d.class_no = c.class_no),
+				(SELECT count(*) FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.state = 'active')
+				+ (SELECT count(*) FROM lotkeeper.records r LEFT JOIN lotkeeper.segments g ON g.segment_no = r.segment_no
+				    WHERE r.class_no = c.class_no AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled'))
+			FROM lotkeeper.classes c WHERE class_id = ANY($1) AND state IN ('condemned', 'executing') ORDER BY class_no`, classes)
+		if err != nil {
+			return err
+		}
+		var ids []string
+		for _, e := range found {
+			if e.DEKs == 0 && e.Unverified == 0 && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
+				out, ids = append(out, e), append(ids, e.Class)
+			}
+		}
+		if len(ids) == 0 {
+			return nil
+		}
+		if _, err := tx.exec(ctx, `UPDATE lotkeeper.classes SET state = 'executing' WHERE class_id = ANY($1) AND state = 'condemned'`, ids); err != nil {
+			return err
+		}
+		_, err = tx.appendLeaf(ctx, leaf.With("classes", ids))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("couldn't execute %d classes: %w", len(classes), err)
+	}
+	return out, nil
+}
+
+func (s *Store) Destroyed(ctx context.Context, l lifecycle.Lease, classes []string, at time.Time, epoch uint64, leaf lifecycle.Leaf) error {
+	err := s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
+		early, err := one(ctx, tx, (*columns).int, `SELECT count(*) FROM unnest($1::text[]) w(class_id) LEFT JOIN lotkeeper.classes c USING (class_id)
+			WHERE coalesce(c.state, '') NOT IN ('executing', 'destroyed')`, classes)
+		if err != nil {
+			return err
+		}
+		if early > 0 {
+			return fmt.Errorf("%d of them are not executing: %w", early, lifecycle.ErrMoved)
+		}
+		n, err := tx.exec(ctx, `UPDATE lotkeeper.classes SET state = 'destroyed', destroyed_at = $1, epoch = $2
+			WHERE class_id = ANY($3) AND state = 'executing'`, stamp(at), int64(epoch), classes)
+		if err != nil || n == 0 {
+			return err // recorded before, and the acknowledgement got lost
+		}
+		if err := logEpoch(ctx, tx, epoch); err != nil {
+			return err
+		}
+		_, err = tx.appendLeaf(ctx, leaf)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("couldn't record the destruction of %d classes: %w", len(classes), err)
+	}
+	return nil
+}
+
+// DropCiphertext deletes row by row, by lists of numbers: a month's partition may
+// have payloads of held records in it for years. Once nothing is left to delete,
+// the partitions that are empty by then are dropped.
+func (s *Store) DropCiphertext(ctx context.Context, l lifecycle.Lease, limit int, leaf lifecycle.Leaf) (int, error) {
+	n, err := s.dropPayloads(ctx, l, limit, leaf)
+	if err == nil && n == 0 {
+		err = s.dropMonths(ctx, l)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("couldn't drop ciphertext of destroyed classes: %w", err)
+	}
+	return n, nil
+}
+
+func (s *Store) dropPayloads(ctx context.Context, l lifecycle.Lease, limit int, leaf lifecycle.Leaf) (int, error) {
+	type place struct{ no, to int64 }
+	n := 0
+	err := s.fenced(ctx, shared, l, func(ctx context.Context, tx *txn) error {
+		n = 0
+		for n < limit {
+			class, err := one(ctx, tx, func(c *columns) place { return place{c.int(), c.int()} },
+				`SELECT class_no, dropped_to FROM lotkeeper.classes WHERE state = 'destroyed' AND NOT dropped ORDER BY class_no LIMIT 1`)
+			if errors.Is(err, pgx.ErrNoRows) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			// From where the last call stopped: a class may have more members
+			// than one call drops, and those it has done must not be walked
+			// again and again.
+			months := map[int64][]int64{}
+			last := int64(0)
+			if err := each(ctx, tx, func(c *columns) {
+				last = c.int()
+				month := c.int()
+				months[month] = append(months[month], last)
+			}, `SELECT seq, month FROM lotkeeper.records WHERE class_no = $1 AND state = 'archived' AND seq > $2 ORDER BY seq LIMIT $3`, class.no, class.to, limit-n); err != nil {
+				return err
+			}
+			if last == 0 {
+				if _, err := tx.exec(ctx, `UPDATE lotkeeper.classes SET dropped = true WHERE class_no = $1`, class.no); err != nil {
+					return err
+				}
+				continue
+			}
+			for month, seqs := range months {
+				gone, err := tx.exec(ctx, `DELETE FROM lotkeeper.payloads WHERE month = $1 AND seq = ANY($2)`, month, seqs)
+				if err != nil {
+					return err
+				}
+				n += int(gone)
+			}
+			if _, err := tx.exec(ctx, `UPDATE lotkeeper.classes SET dropped_to = $1 WHERE class_no = $2`, last, class.no); err != nil {
+				return err
+			}
+		}
+		if n == 0 {
+			return nil
+		}
+		_, err := tx.appendLeaf(ctx, leaf.With("records", n))
+		return err
+	})
+	return n, err
+}
+
+// dropMonths drops the partitions in which nothing is left and nothing will
+// arrive. Whoever reads, an export perhaps, is in the way of that, and whoever
+// wants to read or write then would have to wait as well: so it waits for a
+// moment only, and leaves it to the next sweep. Nothing is destroyed by it.
+func (s *Store) dropMonths(ctx context.Context, l lifecycle.Lease) error {
+	months, err := all(ctx, s.pool, (*columns).int, `SELECT month FROM lotkeeper.classes WHERE kind = 'hot' GROUP BY month
+		HAVING bool_and(dropped) AND to_regclass('lotkeeper.payloads_' || lpad(month::text, 6, '0')) IS NOT NULL ORDER BY month`)
+	if err != nil {
+		return err
+	}
+	for _, month := range months {
+		err := s.attempt(ctx, exclusive, nil, s.withLease(l, func(ctx context.Context, tx *txn) error {
+			_, err := tx.exec(ctx, `SELECT lotkeeper.drop_month($1)`, month)
+			return err
+		}))
+		if err != nil && !inTheWay(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) Append(ctx context.Context, leaf lifecycle.Leaf) error {
+	return s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
+		_, err := tx.appendLeaf(ctx, leaf)
+		return err
+	})
+}
+
+func (s *Store) AcceptClock(ctx context.Context, leaf lifecycle.Leaf) error {
+	return s.write(ctx, exclusive, func(ctx context.Context, tx *txn) error {
+		if _, err := tx.exec(ctx, `UPDATE lotkeeper.meta SET trusted_time = $1`, stamp(leaf.At)); err != nil {
+			return err
+		}
+		_, err := tx.appendLeaf(ctx, leaf)
+		return err
+	})
+}
+
+func (s *Store) AcceptKeyring(ctx context.Context, epoch uint64, leaf lifecycle.Leaf) error {
+	return s.write(ctx, exclusive, func(ctx context.Context, tx *txn) error {
+		if _, err := tx.exec(ctx, `UPDATE lotkeeper.meta SET epoch = $1`, int64(epoch)); err != nil {
+			return err
+		}
+		_, err := tx.appendLeaf(ctx, leaf)
+		return err
+	})
+}
