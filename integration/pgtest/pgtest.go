@@ -198,9 +198,7 @@ func startServer() (*child, error) {
 	return c, c.until(func() error { return admin(dir, `SELECT 1`) })
 }
 
-// startBouncer is PgBouncer in transaction mode with few server connections,
-// before the server: one database with the fewest that do, and one, with the
-// suffix "+", for the tests that hold many at once.
+// startBouncer is PgBouncer in transaction mode before the server.
 func startBouncer() (*child, error) {
 	path, err := exec.LookPath("pgbouncer")
 	if err != nil {
@@ -217,19 +215,23 @@ func startBouncer() (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := filepath.Join(dir, "pgbouncer.ini")
-	if err := os.WriteFile(config, fmt.Appendf(nil, `[databases]
-* = host=%s
-[pgbouncer]
+	ini := fmt.Appendf(nil, `[pgbouncer]
 listen_addr =
-unix_socket_dir = %s
-auth_type = any
+unix_socket_dir = %[1]s
+auth_type = trust
+auth_file = %[1]s/users
 pool_mode = transaction
 max_client_conn = 500
-default_pool_size = %d
-max_prepared_statements = 0
 logfile =
-`, server.child.dir, dir, PoolSize), 0o644); err != nil {
+[databases]
+`, dir)
+	for db := range 1000 {
+		for _, size := range []int{Few, Many} {
+			ini = fmt.Appendf(ini, "lotkeeper_%d_%d = host=%s dbname=lotkeeper_%[1]d pool_size=%[2]d\n", db, size, server.child.dir)
+		}
+	}
+	config := filepath.Join(dir, "pgbouncer.ini")
+	if err := errors.Join(os.WriteFile(config, ini, 0o644), os.WriteFile(filepath.Join(dir, "users"), []byte(`"lotkeeper" ""`), 0o644)); err != nil {
 		return nil, err
 	}
 	c, err := leashed(dir, cred, path, config)
@@ -242,8 +244,11 @@ logfile =
 	})
 }
 
-// PoolSize is how many server connections PgBouncer has for each database.
-const PoolSize = 20
+// Few and Many are how many server connections PgBouncer can have for a database.
+const (
+	Few  = 4
+	Many = 20
+)
 
 // admin runs statements in the server's own database.
 func admin(dir string, statements ...string) error {
@@ -295,8 +300,9 @@ func New(t testing.TB, settings ...string) *Database {
 // URL leads to the database directly.
 func (d *Database) URL() string { return address(server.child.dir, "5432", d.Name) }
 
-// PgBouncer leads to it through PgBouncer in transaction mode.
-func (d *Database) PgBouncer(t testing.TB) string {
+// PgBouncer leads to it through PgBouncer in transaction mode, which shares so
+// many server connections, Few or Many, among all that come.
+func (d *Database) PgBouncer(t testing.TB, connections int) string {
 	t.Helper()
-	return address(bouncer.get(t), "6432", d.Name)
+	return address(bouncer.get(t), "6432", fmt.Sprintf("%s_%d", d.Name, connections))
 }

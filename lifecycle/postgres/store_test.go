@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/lotkeeper/lotkeeper/integration/pgtest"
@@ -40,11 +41,17 @@ func direct(t testing.TB) storetest.Harness {
 
 func TestStore(t *testing.T) { storetest.Exercise(t, direct) }
 
-// TestStoreBouncer: the same through PgBouncer in transaction mode.
+// TestStoreBouncer: the same through PgBouncer in transaction mode, where two
+// Stores share four connections of the server, and a few more where a test holds
+// many sequences open at once.
 func TestStoreBouncer(t *testing.T) {
 	storetest.Exercise(t, func(t testing.TB) storetest.Harness {
 		d := pgtest.New(t, hostile...)
-		return harness(t, postgres.Options{URL: d.PgBouncer(t), AdminURL: d.URL()})
+		connections := pgtest.Few
+		if strings.HasSuffix(t.Name(), "/Iterators") {
+			connections = pgtest.Many
+		}
+		return harness(t, postgres.Options{URL: d.PgBouncer(t, connections), AdminURL: d.URL()})
 	})
 }
 

@@ -155,8 +155,11 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		if err != nil {
 			return err
 		}
+		// archive_leaf = 0 says active once more, and unlike state it invites no
+		// index: the planner would read that of all active records, if it has not
+		// seen the table since it grew.
 		if err := exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET state = 'archived', segment_no = $1, archive_leaf = $2
-			WHERE seq = ANY($3) AND state = 'active'`, segmentNo, leafID, seqs)); err != nil {
+			WHERE seq = ANY($3) AND archive_leaf = 0`, segmentNo, leafID, seqs)); err != nil {
 			return fmt.Errorf("couldn't mark records archived: %w", err)
 		}
 		if err := exactly(len(seqs))(tx.exec(ctx, `DELETE FROM lotkeeper.deks WHERE seq = ANY($1)`, seqs)); err != nil {

@@ -226,8 +226,7 @@ BEGIN
     IF EXISTS (SELECT FROM born WHERE state <> 'active' OR segment_no IS NOT NULL) THEN
         RAISE EXCEPTION 'a record is inserted active' USING ERRCODE = 'restrict_violation';
     END IF;
-    IF EXISTS (SELECT FROM (SELECT class_no FROM born UNION SELECT archive_class_no FROM born) b
-                WHERE NOT EXISTS (SELECT FROM lotkeeper.classes c WHERE c.class_no = b.class_no)) THEN
+    IF (SELECT count(*) FROM (SELECT class_no FROM born UNION SELECT archive_class_no FROM born) b LEFT JOIN lotkeeper.classes c USING (class_no) WHERE c.class_no IS NULL) > 0 THEN
         RAISE EXCEPTION 'a record of an unknown class' USING ERRCODE = 'foreign_key_violation';
     END IF;
     RETURN NULL;
@@ -236,38 +235,37 @@ END $$;
 CREATE TRIGGER records_born AFTER INSERT ON lotkeeper.records
     REFERENCING NEW TABLE AS born FOR EACH STATEMENT EXECUTE FUNCTION lotkeeper.records_born();
 
+CREATE TRIGGER records_moves BEFORE UPDATE OF state ON lotkeeper.records
+    FOR EACH ROW WHEN (OLD.state <> NEW.state AND NOT (OLD.state = 'active' AND NEW.state = 'archived') AND NOT (OLD.state = 'archived' AND NEW.state = 'purged'))
+    EXECUTE FUNCTION lotkeeper.refuse('illegal move of a record''s state');
+
 -- A record is archived only in a segment that is verified, and with no open hold
--- on it.
+-- on it. These count, and do not ask whether any EXISTS: to find one the planner
+-- compares each row with each, and here there is none to be found.
 -- +goose StatementBegin
-CREATE FUNCTION lotkeeper.records_moves() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION lotkeeper.records_archived() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF EXISTS (SELECT FROM after a JOIN before b USING (seq) WHERE a.state <> b.state
-                 AND NOT (b.state = 'active' AND a.state = 'archived')
-                 AND NOT (b.state = 'archived' AND a.state = 'purged')) THEN
-        RAISE EXCEPTION 'illegal move of a record''s state' USING ERRCODE = 'restrict_violation';
-    END IF;
-    IF EXISTS (SELECT FROM after a JOIN before b USING (seq) LEFT JOIN lotkeeper.segments g ON g.segment_no = a.segment_no
-                WHERE a.state = 'archived' AND b.state = 'active' AND g.state IS DISTINCT FROM 'verified') THEN
+    IF (SELECT count(*) FROM after a JOIN before b USING (seq) LEFT JOIN lotkeeper.segments g ON g.segment_no = a.segment_no
+         WHERE a.state = 'archived' AND b.state = 'active' AND g.state IS DISTINCT FROM 'verified') > 0 THEN
         RAISE EXCEPTION 'archived without a verified segment' USING ERRCODE = 'restrict_violation';
     END IF;
-    IF EXISTS (SELECT FROM after a JOIN before b USING (seq)
-                 JOIN lotkeeper.hold_scopes s ON s.record_id = a.record_id JOIN lotkeeper.holds h USING (hold_no)
-                WHERE a.state = 'archived' AND b.state = 'active' AND h.released_at = '')
-    OR EXISTS (SELECT FROM after a JOIN before b USING (seq)
-                 JOIN lotkeeper.hold_scopes s ON s.tlc = a.tlc JOIN lotkeeper.holds h USING (hold_no)
-                WHERE a.state = 'archived' AND b.state = 'active' AND h.released_at = ''
-                  AND (s.tlc_source = '' OR a.tlc_source = '' OR s.tlc_source = a.tlc_source)) THEN
+    IF (SELECT count(*) FROM after a JOIN before b USING (seq)
+          JOIN lotkeeper.hold_scopes s ON s.record_id = a.record_id JOIN lotkeeper.holds h USING (hold_no)
+         WHERE a.state = 'archived' AND b.state = 'active' AND h.released_at = '')
+     + (SELECT count(*) FROM after a JOIN before b USING (seq)
+          JOIN lotkeeper.hold_scopes s ON s.tlc = a.tlc JOIN lotkeeper.holds h USING (hold_no)
+         WHERE a.state = 'archived' AND b.state = 'active' AND h.released_at = ''
+           AND (s.tlc_source = '' OR a.tlc_source = '' OR s.tlc_source = a.tlc_source)) > 0 THEN
         RAISE EXCEPTION 'archived under a hold' USING ERRCODE = 'restrict_violation';
     END IF;
-    IF EXISTS (SELECT FROM (SELECT DISTINCT a.class_no FROM after a JOIN before b USING (seq) WHERE a.class_no <> b.class_no) m
-                WHERE NOT EXISTS (SELECT FROM lotkeeper.classes c WHERE c.class_no = m.class_no)) THEN
+    IF (SELECT count(*) FROM (SELECT class_no FROM after GROUP BY class_no) a LEFT JOIN lotkeeper.classes c USING (class_no) WHERE c.class_no IS NULL) > 0 THEN
         RAISE EXCEPTION 'a record of an unknown class' USING ERRCODE = 'foreign_key_violation';
     END IF;
     RETURN NULL;
 END $$;
 -- +goose StatementEnd
-CREATE TRIGGER records_moves AFTER UPDATE ON lotkeeper.records
-    REFERENCING OLD TABLE AS before NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION lotkeeper.records_moves();
+CREATE TRIGGER records_archived AFTER UPDATE ON lotkeeper.records
+    REFERENCING OLD TABLE AS before NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION lotkeeper.records_archived();
 CREATE TRIGGER records_immutable BEFORE UPDATE OF seq, record_id, tlc, tlc_source, event_type, event_at, obtained_at, purge_not_before,
     location, product, checksum, content, gaps, ingest_leaf, month, payload_bytes ON lotkeeper.records
     FOR EACH ROW EXECUTE FUNCTION lotkeeper.refuse('a record is immutable');
@@ -279,8 +277,7 @@ CREATE TRIGGER records_kept BEFORE DELETE ON lotkeeper.records
 -- +goose StatementBegin
 CREATE FUNCTION lotkeeper.deks_open() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF EXISTS (SELECT FROM (SELECT DISTINCT class_no FROM wrapped) w
-                WHERE NOT EXISTS (SELECT FROM lotkeeper.classes c WHERE c.class_no = w.class_no AND c.state = 'open')) THEN
+    IF (SELECT count(*) FROM (SELECT class_no FROM wrapped GROUP BY class_no) w LEFT JOIN lotkeeper.classes c USING (class_no) WHERE c.state IS DISTINCT FROM 'open') > 0 THEN
         RAISE EXCEPTION 'the class is not open' USING ERRCODE = 'restrict_violation';
     END IF;
     RETURN NULL;
@@ -295,7 +292,7 @@ CREATE TRIGGER deks_immutable BEFORE UPDATE OF seq ON lotkeeper.deks
 -- +goose StatementBegin
 CREATE FUNCTION lotkeeper.deks_kept() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF EXISTS (SELECT FROM gone d JOIN lotkeeper.records r USING (seq) WHERE r.state = 'active') THEN
+    IF (SELECT count(*) FROM gone d JOIN lotkeeper.records r USING (seq) WHERE r.state = 'active') > 0 THEN
         RAISE EXCEPTION 'the DEK of an active record' USING ERRCODE = 'restrict_violation';
     END IF;
     RETURN NULL;
