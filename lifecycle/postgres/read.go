@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -13,34 +15,74 @@ import (
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
-// The columns of lifecycle.Row, in the order scanRow reads them, and those of
-// stored.
+// selectRows and selectStored read records r, without and with their DEKs, as
+// scanStored takes them.
 const (
 	rowColumns = `r.seq, r.record_id, r.tlc, r.tlc_source, r.event_type, r.event_at, r.obtained_at, r.due_at, r.purge_not_before,
-		r.location, r.product, r.checksum, r.content, r.gaps, hc.class_id, ac.class_id, r.state, g.segment_id, r.ingest_leaf, r.archive_leaf`
-	rowTables = `lotkeeper.records r JOIN lotkeeper.classes hc ON hc.class_no = r.class_no JOIN lotkeeper.classes ac ON ac.class_no = r.archive_class_no
-		LEFT JOIN lotkeeper.segments g ON g.segment_no = r.segment_no`
-	sealedColumns = rowColumns + `, d.wrapped, r.month, r.payload_bytes`
-	sealedTables  = ` LEFT JOIN lotkeeper.deks d ON d.seq = r.seq`
+		r.location, r.product, r.checksum, r.content, r.gaps, r.state, r.ingest_leaf, r.archive_leaf`
+	placeColumns = `r.class_no, r.archive_class_no, coalesce(r.segment_no, 0), r.month, r.payload_bytes`
+	selectRows   = `SELECT ` + rowColumns + `, NULL::bytea, ` + placeColumns + ` FROM lotkeeper.records r`
+	selectStored = `SELECT ` + rowColumns + `, d.wrapped, ` + placeColumns + ` FROM lotkeeper.records r LEFT JOIN lotkeeper.deks d ON d.seq = r.seq`
 )
 
-func scanRow(c *columns) lifecycle.Row {
-	return lifecycle.Row{
-		Seq: c.int(), RecordID: c.text(), TLC: c.text(), TLCSource: c.text(), EventType: cte.EventType(c.text()),
-		EventTimestamp: c.time(), CreatedOrObtainedAt: c.time(), DueAt: c.time(), PurgeNotBefore: c.time(),
-		Location: c.text(), Product: c.text(), Checksum: c.sum(), Content: c.sum(), Gaps: c.list(),
-		Class: c.text(), ArchiveClass: c.text(), State: lifecycle.State(c.text()), Segment: c.text(), IngestLeaf: c.int(), ArchiveLeaf: c.int(),
-	}
-}
-
-// stored is a record that lacks its payload yet, and where that is.
+// stored is a record as its row has it: classes and segment by their numbers, and
+// no payload yet. A page of them is completed at once: the names of a few classes
+// are fetched faster than thousands of times joined.
 type stored struct {
 	lifecycle.Sealed
-	month, bytes int64
+	class, archiveClass, segment int64
+	month, bytes                 int64
 }
 
 func scanStored(c *columns) stored {
-	return stored{lifecycle.Sealed{Row: scanRow(c), WrappedDEK: c.bytes()}, c.int(), c.int()}
+	return stored{lifecycle.Sealed{Row: lifecycle.Row{
+		Seq: c.int(), RecordID: c.text(), TLC: c.text(), TLCSource: c.text(), EventType: cte.EventType(c.text()),
+		EventTimestamp: c.time(), CreatedOrObtainedAt: c.time(), DueAt: c.time(), PurgeNotBefore: c.time(),
+		Location: c.text(), Product: c.text(), Checksum: c.sum(), Content: c.sum(), Gaps: c.list(),
+		State: lifecycle.State(c.text()), IngestLeaf: c.int(), ArchiveLeaf: c.int(),
+	}, WrappedDEK: c.bytes()}, c.int(), c.int(), c.int(), c.int(), c.int()}
+}
+
+// name fills in the ids of classes and segments. They never change.
+func name(ctx context.Context, q querier, rs []stored) error {
+	classes, segments := map[int64]string{}, map[int64]string{}
+	for i := range rs {
+		classes[rs[i].class], classes[rs[i].archiveClass] = "", ""
+		if rs[i].segment != 0 {
+			segments[rs[i].segment] = ""
+		}
+	}
+	if err := each(ctx, q, func(c *columns) {
+		if c.int() == 0 {
+			classes[c.int()] = c.text()
+		} else {
+			segments[c.int()] = c.text()
+		}
+	}, `SELECT 0, class_no, class_id FROM lotkeeper.classes WHERE class_no = ANY($1) UNION ALL SELECT 1, segment_no, segment_id FROM lotkeeper.segments WHERE segment_no = ANY($2)`,
+		slices.Collect(maps.Keys(classes)), slices.Collect(maps.Keys(segments))); err != nil {
+		return fmt.Errorf("couldn't read the names of classes and segments: %w", err)
+	}
+	for i := range rs {
+		r := &rs[i]
+		r.Class, r.ArchiveClass, r.Segment = classes[r.class], classes[r.archiveClass], segments[r.segment]
+	}
+	return nil
+}
+
+// rows reads rows without their ciphertext.
+func rows(ctx context.Context, q querier, where string, args ...any) ([]lifecycle.Row, error) {
+	page, err := all(ctx, q, scanStored, selectRows+where, args...)
+	if err != nil || len(page) == 0 {
+		return nil, err
+	}
+	if err := name(ctx, q, page); err != nil {
+		return nil, err
+	}
+	out := make([]lifecycle.Row, len(page))
+	for i := range page {
+		out[i] = page[i].Row
+	}
+	return out, nil
 }
 
 // within says how many of the records stay within so many bytes of payload: at
@@ -54,16 +96,23 @@ func within(rs []stored, maxBytes int64) int {
 	return n
 }
 
-// withPayloads adds the payloads, month by month, so that each statement reads
-// one partition: joined to all of them, each row would be looked for in each.
-func withPayloads(ctx context.Context, q querier, rs []stored) ([]lifecycle.Sealed, error) {
+// complete adds names and payloads. It reads these month by month, so that each
+// statement looks into one partition: joined to all of them, each row would be
+// looked for in each.
+func complete(ctx context.Context, q querier, rs []stored) ([]lifecycle.Sealed, error) {
+	if len(rs) == 0 {
+		return nil, nil
+	}
+	if err := name(ctx, q, rs); err != nil {
+		return nil, err
+	}
 	out := make([]lifecycle.Sealed, len(rs))
 	months := map[int64][]int64{}
 	index := make(map[int64]int, len(rs))
-	for i, r := range rs {
-		out[i] = r.Sealed
-		months[r.month] = append(months[r.month], r.Seq)
-		index[r.Seq] = i
+	for i := range rs {
+		out[i] = rs[i].Sealed
+		months[rs[i].month] = append(months[rs[i].month], rs[i].Seq)
+		index[rs[i].Seq] = i
 	}
 	for month, seqs := range months {
 		if err := each(ctx, q, func(c *columns) { out[index[c.int()]].Payload = c.bytes() },
@@ -91,18 +140,24 @@ func (s *Store) Info(ctx context.Context) (lifecycle.Info, error) {
 }
 
 func (s *Store) Row(ctx context.Context, id string) (lifecycle.Row, error) {
-	r, err := one(ctx, s.pool, scanRow, `SELECT `+rowColumns+` FROM `+rowTables+` WHERE r.record_id = $1`, id)
-	return r, found(err, "record", id)
+	rs, err := rows(ctx, s.pool, ` WHERE r.record_id = $1`, id)
+	if err == nil && len(rs) == 0 {
+		err = fmt.Errorf("record %s: %w", id, lifecycle.ErrNotFound)
+	}
+	if err != nil {
+		return lifecycle.Row{}, err
+	}
+	return rs[0], nil
 }
 
 func (s *Store) SealedRow(ctx context.Context, id string) (lifecycle.Sealed, error) {
 	var out lifecycle.Sealed
 	err := s.snapshot(ctx, func(tx pgx.Tx) error {
-		r, err := one(ctx, tx, scanStored, `SELECT `+sealedColumns+` FROM `+rowTables+sealedTables+` WHERE r.record_id = $1`, id)
+		r, err := one(ctx, tx, scanStored, selectStored+` WHERE r.record_id = $1`, id)
 		if err != nil {
 			return err
 		}
-		full, err := withPayloads(ctx, tx, []stored{r})
+		full, err := complete(ctx, tx, []stored{r})
 		if err == nil {
 			out = full[0]
 		}
@@ -163,22 +218,23 @@ const (
 // errStop ends a sequence that its reader has broken off.
 var errStop = errors.New("enough was read")
 
-// stream reads a query page by page through a cursor. Each page is read to its
+// stream reads records page by page through a cursor. Each page is read to its
 // end before its first row is used: its reader may take his time and leave early,
 // and use the transaction in between.
-func stream[T any](ctx context.Context, tx pgx.Tx, scan func(*columns) T, page func([]T) error, query string, args ...any) error {
+func stream(ctx context.Context, tx pgx.Tx, page func([]stored) error, query string, args ...any) error {
 	if _, err := tx.Exec(ctx, `DECLARE page NO SCROLL CURSOR FOR `+query, args...); err != nil {
 		return err
 	}
 	for {
-		rows, err := all(ctx, tx, scan, fmt.Sprintf(`FETCH %d FROM page`, pageRows))
+		rs, err := all(ctx, tx, scanStored, fmt.Sprintf(`FETCH %d FROM page`, pageRows))
 		if err != nil {
 			return err
 		}
-		if err := page(rows); err != nil {
+		more := len(rs) == pageRows
+		if err := page(rs); err != nil {
 			return err
 		}
-		if len(rows) < pageRows {
+		if !more {
 			_, err := tx.Exec(ctx, `CLOSE page`)
 			return err
 		}
@@ -207,14 +263,17 @@ func (s *Store) Rows(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecycle
 	return func(yield func(lifecycle.Row, error) bool) {
 		cond, args := where(q)
 		err := s.sequence(ctx, func(tx pgx.Tx) error {
-			return stream(ctx, tx, scanRow, func(page []lifecycle.Row) error {
+			return stream(ctx, tx, func(page []stored) error {
+				if err := name(ctx, tx, page); err != nil {
+					return err
+				}
 				for i := range page {
-					if !yield(page[i], nil) {
+					if !yield(page[i].Row, nil) {
 						return errStop
 					}
 				}
 				return nil
-			}, `SELECT `+rowColumns+` FROM `+rowTables+` WHERE `+cond+fmt.Sprintf(` ORDER BY r.event_at, r.record_id LIMIT $%d`, len(args)+1), append(args, limit(q.Limit))...)
+			}, selectRows+` WHERE `+cond+fmt.Sprintf(` ORDER BY r.event_at, r.record_id LIMIT $%d`, len(args)+1), append(args, limit(q.Limit))...)
 		})
 		if err != nil {
 			yield(lifecycle.Row{}, err)
@@ -227,15 +286,14 @@ func (s *Store) Sealed(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecyc
 		cond, args := where(q)
 		left := q.Limit
 		query := func(state, order string) (string, []any) {
-			return `SELECT ` + sealedColumns + ` FROM ` + rowTables + sealedTables + ` WHERE ` + state + ` AND ` + cond +
-				fmt.Sprintf(` ORDER BY %s LIMIT $%d`, order, len(args)+1), append(args[:len(args):len(args)], limit(left))
+			return selectStored + ` WHERE ` + state + ` AND ` + cond + fmt.Sprintf(` ORDER BY %s LIMIT $%d`, order, len(args)+1), append(args[:len(args):len(args)], limit(left))
 		}
 		err := s.sequence(ctx, func(tx pgx.Tx) error {
 			sql, args := query(`r.state = 'active'`, `r.seq`)
-			if err := stream(ctx, tx, scanStored, func(page []stored) error {
+			if err := stream(ctx, tx, func(page []stored) error {
 				for len(page) > 0 {
 					n := within(page, pageBytes)
-					full, err := withPayloads(ctx, tx, page[:n])
+					full, err := complete(ctx, tx, page[:n])
 					if err != nil {
 						return err
 					}
@@ -256,7 +314,10 @@ func (s *Store) Sealed(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecyc
 			// An archived record has a segment; that it is said here lets the index
 			// on segments give the order.
 			sql, args = query(`r.state = 'archived' AND r.segment_no IS NOT NULL`, `r.segment_no, r.seq`)
-			return stream(ctx, tx, scanStored, func(page []stored) error {
+			return stream(ctx, tx, func(page []stored) error {
+				if err := name(ctx, tx, page); err != nil {
+					return err
+				}
 				for i := range page {
 					if !yield(page[i].Sealed, nil) {
 						return errStop

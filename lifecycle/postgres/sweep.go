@@ -16,18 +16,18 @@ import (
 
 func (s *Store) DueClasses(ctx context.Context, now time.Time) ([]string, error) {
 	out, err := all(ctx, s.pool, (*columns).text, `SELECT class_id FROM lotkeeper.classes c WHERE kind = 'archive' AND EXISTS (
-		SELECT FROM lotkeeper.records r WHERE r.archive_class_no = c.class_no AND r.state = 'active' AND r.due_at <= $1) ORDER BY period_start, generation`, stamp(now))
+		SELECT FROM lotkeeper.records r WHERE r.archive_class_no = c.class_no AND r.archive_leaf = 0 AND r.due_at <= $1) ORDER BY period_start, generation`, stamp(now))
 	if err != nil {
 		return nil, fmt.Errorf("couldn't look for due records: %w", err)
 	}
 	return out, nil
 }
 
-const due = ` WHERE r.archive_class_no = (SELECT class_no FROM lotkeeper.classes WHERE class_id = $1) AND r.state = 'active'
+const due = ` WHERE r.archive_class_no = (SELECT class_no FROM lotkeeper.classes WHERE class_id = $1) AND r.archive_leaf = 0
 	AND r.due_at <= $2 AND (r.due_at, r.seq) > ($3, $4) ORDER BY r.due_at, r.seq LIMIT $5`
 
 func (s *Store) DueRows(ctx context.Context, archiveClass string, now time.Time, after lifecycle.Cursor, limit int) ([]lifecycle.Row, error) {
-	out, err := all(ctx, s.pool, scanRow, `SELECT `+rowColumns+` FROM `+rowTables+due, archiveClass, stamp(now), stamp(after.DueAt), after.Seq, limit)
+	out, err := rows(ctx, s.pool, due, archiveClass, stamp(now), stamp(after.DueAt), after.Seq, limit)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read due records of %s: %w", archiveClass, err)
 	}
@@ -37,12 +37,11 @@ func (s *Store) DueRows(ctx context.Context, archiveClass string, now time.Time,
 func (s *Store) DuePage(ctx context.Context, archiveClass string, now time.Time, after lifecycle.Cursor, limit int, maxBytes int64) ([]lifecycle.Sealed, error) {
 	var out []lifecycle.Sealed
 	err := s.snapshot(ctx, func(tx pgx.Tx) error {
-		page, err := all(ctx, tx, scanStored, `SELECT `+sealedColumns+` FROM `+rowTables+sealedTables+due, archiveClass, stamp(now), stamp(after.DueAt), after.Seq, limit)
+		page, err := all(ctx, tx, scanStored, selectStored+due, archiveClass, stamp(now), stamp(after.DueAt), after.Seq, limit)
 		if err != nil {
 			return err
 		}
-		page = page[:within(page, maxBytes)]
-		out, err = withPayloads(ctx, tx, page)
+		out, err = complete(ctx, tx, page[:within(page, maxBytes)])
 		return err
 	})
 	if err != nil {
@@ -146,7 +145,11 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		// The check, from base rows, in a statement after the lock. What it
 		// lets through is an explicit list of rows: nothing that arrives or is
 		// held meanwhile can slip into the statements below.
-		seqs, err := all(ctx, tx, (*columns).int, `SELECT r.seq FROM unnest($1::text[], $2::bytea[]) m(record_id, checksum) JOIN lotkeeper.records r USING (record_id)
+		//
+		// OFFSET 0 keeps the planner from looking for the records the other way
+		// round, among all that are active.
+		seqs, err := all(ctx, tx, (*columns).int, `SELECT r.seq FROM unnest($1::text[], $2::bytea[]) m(record_id, checksum),
+			LATERAL (SELECT * FROM lotkeeper.records r WHERE r.record_id = m.record_id OFFSET 0) r
 			WHERE r.state = 'active' AND r.due_at <= $3 AND r.checksum = m.checksum AND `+notHeld, ids, sums, stamp(now))
 		if err != nil || len(seqs) == 0 {
 			return err
@@ -155,11 +158,8 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		if err != nil {
 			return err
 		}
-		// archive_leaf = 0 says active once more, and unlike state it invites no
-		// index: the planner would read that of all active records, if it has not
-		// seen the table since it grew.
 		if err := exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET state = 'archived', segment_no = $1, archive_leaf = $2
-			WHERE seq = ANY($3) AND archive_leaf = 0`, segmentNo, leafID, seqs)); err != nil {
+			WHERE seq = ANY($3) AND state = 'active'`, segmentNo, leafID, seqs)); err != nil {
 			return fmt.Errorf("couldn't mark records archived: %w", err)
 		}
 		if err := exactly(len(seqs))(tx.exec(ctx, `DELETE FROM lotkeeper.deks WHERE seq = ANY($1)`, seqs)); err != nil {
@@ -184,9 +184,15 @@ func (s *Store) DyingClasses(ctx context.Context, now time.Time) ([]lifecycle.Cl
 }
 
 func (s *Store) ClassDEKs(ctx context.Context, class string, afterSeq int64, limit int) ([]lifecycle.DEK, error) {
-	out, err := all(ctx, s.pool, func(c *columns) lifecycle.DEK { return lifecycle.DEK{Row: scanRow(c), Wrapped: c.bytes()} },
-		`SELECT `+rowColumns+`, d.wrapped FROM `+rowTables+` JOIN lotkeeper.deks d ON d.seq = r.seq
-		WHERE d.class_no = (SELECT class_no FROM lotkeeper.classes WHERE class_id = $1) AND d.seq > $2 ORDER BY d.seq LIMIT $3`, class, afterSeq, limit)
+	var out []lifecycle.DEK
+	page, err := all(ctx, s.pool, scanStored, selectStored+` WHERE d.class_no = (SELECT class_no FROM lotkeeper.classes WHERE class_id = $1) AND d.seq > $2 ORDER BY d.seq LIMIT $3`,
+		class, afterSeq, limit)
+	if err == nil {
+		err = name(ctx, s.pool, page)
+	}
+	for _, r := range page {
+		out = append(out, lifecycle.DEK{Row: r.Row, Wrapped: r.WrappedDEK})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read the DEKs of class %s: %w", class, err)
 	}
@@ -236,7 +242,7 @@ func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, c
 		ids, err = all(ctx, tx, (*columns).text, `SELECT class_id FROM lotkeeper.classes c
 			WHERE class_id = ANY($1) AND kind IN ('hot', 'deferral') AND state = 'open' AND closes_at <= $2
 			  AND NOT EXISTS (SELECT FROM lotkeeper.deks d WHERE d.class_no = c.class_no)
-			  AND NOT EXISTS (SELECT FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.state = 'active')
+			  AND NOT EXISTS (SELECT FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf = 0)
 			ORDER BY class_no`, classes, stamp(now))
 		if err != nil || len(ids) == 0 {
 			return err
@@ -265,9 +271,9 @@ func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, c
 			return shred.Evidence{Class: c.text(), ClosesAt: c.time(), Now: now, IntentLeaf: c.int(), DEKs: int(c.int()), Unverified: int(c.int())}
 		}, `SELECT class_id, closes_at, intent_leaf,
 				(SELECT count(*) FROM lotkeeper.deks d WHERE d.class_no = c.class_no),
-				(SELECT count(*) FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.state = 'active')
+				(SELECT count(*) FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf = 0)
 				+ (SELECT count(*) FROM lotkeeper.records r LEFT JOIN lotkeeper.segments g ON g.segment_no = r.segment_no
-				    WHERE r.class_no = c.class_no AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled'))
+				    WHERE r.class_no = c.class_no AND r.archive_leaf <> 0 AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled'))
 			FROM lotkeeper.classes c WHERE class_id = ANY($1) AND state IN ('condemned', 'executing') ORDER BY class_no`, classes)
 		if err != nil {
 			return err
@@ -357,7 +363,7 @@ func (s *Store) dropPayloads(ctx context.Context, l lifecycle.Lease, limit int, 
 				last = c.int()
 				month := c.int()
 				months[month] = append(months[month], last)
-			}, `SELECT seq, month FROM lotkeeper.records WHERE class_no = $1 AND state = 'archived' AND seq > $2 ORDER BY seq LIMIT $3`, class.no, class.to, limit-n); err != nil {
+			}, `SELECT seq, month FROM lotkeeper.records WHERE class_no = $1 AND archive_leaf <> 0 AND state = 'archived' AND seq > $2 ORDER BY seq LIMIT $3`, class.no, class.to, limit-n); err != nil {
 				return err
 			}
 			if last == 0 {
