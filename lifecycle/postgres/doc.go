@@ -4,7 +4,7 @@
 // It promises what lifecycle.Store asks for. Every method that writes is one
 // transaction at READ COMMITTED, whatever the server's default is, whose first
 // statement takes an advisory lock: shared by most, so that holds and ingest
-// never wait for each other, exclusive by those that destroy (see transact in
+// never wait for each other, exclusive by those that destroy (see write in
 // postgres.go). What they check is read by later statements, from base rows, and
 // so sees everything that was committed before the lock was got. Commits are
 // synchronous, whatever the server's default is.

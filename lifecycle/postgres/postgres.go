@@ -297,21 +297,15 @@ type txn struct {
 	leaves []time.Time // of the leaves that were written, in order
 }
 
-// write runs fn in one durable transaction.
-func (s *Store) write(ctx context.Context, mode lockMode, fn func(context.Context, *txn) error) error {
-	return s.transact(ctx, mode, nil, fn)
-}
-
-// transact is write; before, if it is not nil, is run in the transaction before
-// the lock is taken.
+// write runs fn in one durable transaction, under the lock.
 //
 // A context that is done ends the wait for the lock. A transaction that has it
 // goes to its end, and fn is given a context that says so: it is short, and an
-// interrupt would leave it open whether it was committed. Both functions are run
-// again if another transaction was in the way, and nothing had happened yet.
-func (s *Store) transact(ctx context.Context, mode lockMode, before, fn func(context.Context, *txn) error) error {
+// interrupt would leave it open whether it was committed. fn is run again if
+// another transaction was in the way, for nothing has happened then.
+func (s *Store) write(ctx context.Context, mode lockMode, fn func(context.Context, *txn) error) error {
 	for attempt := 0; ; attempt++ {
-		err := s.attempt(ctx, mode, before, fn)
+		err := s.attempt(ctx, mode, fn)
 		if !inTheWay(err) {
 			return err
 		}
@@ -322,7 +316,7 @@ func (s *Store) transact(ctx context.Context, mode lockMode, before, fn func(con
 	}
 }
 
-func (s *Store) attempt(ctx context.Context, mode lockMode, before, fn func(context.Context, *txn) error) error {
+func (s *Store) attempt(ctx context.Context, mode lockMode, fn func(context.Context, *txn) error) error {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return err
@@ -343,11 +337,6 @@ func (s *Store) attempt(ctx context.Context, mode lockMode, before, fn func(cont
 		defer cancel()
 		_ = inner.Rollback(ctx) // nothing, once it is committed
 	}()
-	if before != nil {
-		if err := before(ctx, tx); err != nil {
-			return err
-		}
-	}
 	if _, err := tx.exec(ctx, lock, lockKey); err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (s *Store) DuePage(ctx context.Context, archiveClass string, now time.Time,
 func (s *Store) Checksums(ctx context.Context, ids []string) (map[string][32]byte, error) {
 	out := make(map[string][32]byte, len(ids))
 	err := each(ctx, s.pool, func(c *columns) { out[c.text()] = c.sum() },
-		`SELECT record_id, checksum FROM lotkeeper.records WHERE state = 'active' AND record_id = ANY($1)`, ids)
+		`SELECT r.record_id, r.checksum FROM `+recordsOf+` WHERE r.state = 'active'`, ids)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read back %d checksums: %w", len(ids), err)
 	}
@@ -403,7 +403,7 @@ func (s *Store) dropMonths(ctx context.Context, l lifecycle.Lease) error {
 		return err
 	}
 	for _, month := range months {
-		err := s.attempt(ctx, exclusive, nil, s.withLease(l, func(ctx context.Context, tx *txn) error {
+		err := s.attempt(ctx, exclusive, s.withLease(l, func(ctx context.Context, tx *txn) error {
 			_, err := tx.exec(ctx, `SELECT lotkeeper.drop_month($1)`, month)
 			return err
 		}))

@@ -168,17 +168,6 @@ CREATE TABLE lotkeeper.payloads (
 ) PARTITION BY LIST (month);
 ALTER TABLE lotkeeper.payloads ALTER COLUMN sealed SET STORAGE EXTERNAL;
 
--- A batch on its way in: always empty, the likeness of the temporary table that
--- Merge fills before it takes the lock.
-CREATE TABLE lotkeeper.batch (
-    seq bigint, class_no integer, archive_class_no integer, month integer, payload_bytes integer,
-    record_id text COLLATE "C", tlc text COLLATE "C", tlc_source text COLLATE "C", event_type text COLLATE "C",
-    event_at text COLLATE "C", obtained_at text COLLATE "C", due_at text COLLATE "C", purge_not_before text COLLATE "C",
-    location text COLLATE "C", product text COLLATE "C", gaps text COLLATE "C", checksum bytea, content bytea,
-    wrapped bytea, sealed bytea
-);
-ALTER TABLE lotkeeper.batch ALTER COLUMN sealed SET STORAGE EXTERNAL;
-
 -- Which leaf resealed which record: few, so worth a row each.
 CREATE TABLE lotkeeper.reseals (
     seq     bigint NOT NULL,
