@@ -198,6 +198,49 @@ func startServer() (*child, error) {
 	return c, c.until(func() error { return admin(dir, `SELECT 1`) })
 }
 
+// Standby is a server that replays the log of the one the database is on, for the
+// length of the test, and leads to the database there.
+func Standby(t testing.TB, d *Database) string {
+	t.Helper()
+	c, err := startStandby(server.get(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { (&program{child: c}).stop() })
+	return address(c.dir, "5432", d.Name)
+}
+
+func startStandby(primary string) (*child, error) {
+	basebackup, err := binary("pg_basebackup")
+	if err != nil {
+		return nil, err
+	}
+	postgres, err := binary("postgres")
+	if err != nil {
+		return nil, err
+	}
+	cred, err := unprivileged()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := directory(cred)
+	if err != nil {
+		return nil, err
+	}
+	data := filepath.Join(dir, "data")
+	cmd := exec.Command(basebackup, "-h", primary, "-U", "lotkeeper", "-D", data, "--checkpoint=fast", "--write-recovery-conf", "--no-sync")
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("pg_basebackup: %w\n%s", err, out)
+	}
+	c, err := leashed(dir, cred, postgres, "-D", data, "-c", "listen_addresses=", "-c", "unix_socket_directories="+dir, "-c", "fsync=off", "-c", "max_connections=200")
+	if err != nil {
+		return nil, err
+	}
+	return c, c.until(func() error { return admin(dir, `SELECT 1`) })
+}
+
 // startBouncer is PgBouncer in transaction mode before the server.
 func startBouncer() (*child, error) {
 	path, err := exec.LookPath("pgbouncer")
