@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,7 +19,9 @@ import (
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/archive/dir"
 	"github.com/lotkeeper/lotkeeper/archive/vaulttest"
+	"github.com/lotkeeper/lotkeeper/integration/pgtest"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/lifecycle/postgres"
 	"github.com/lotkeeper/lotkeeper/lifecycle/sqlite"
 	"github.com/lotkeeper/lotkeeper/lifecycle/storetest"
 	"github.com/lotkeeper/lotkeeper/shred/filekeys"
@@ -71,27 +74,58 @@ func (tr *trap) hook(method string) (before, after error) {
 	return nil, storetest.ErrFault
 }
 
+// storage opens the database that belongs to a directory, or makes it, with epoch
+// 1, which is that of a new keyring.
+type storage func(root string, create bool) (lifecycle.Store, error)
+
+var firstLeaf = lifecycle.Leaf{At: today, Actor: "test", Action: lifecycle.ActionInit}
+
+func onSQLite(root string, create bool) (lifecycle.Store, error) {
+	path := filepath.Join(root, "lotkeeper.db")
+	if create {
+		return sqlite.Create(context.Background(), path, 1, firstLeaf)
+	}
+	return sqlite.Open(context.Background(), path)
+}
+
+// onPostgreSQL makes databases by copying one.
+func onPostgreSQL(t *testing.T) storage {
+	t.Helper()
+	template := pgtest.New(t)
+	s, err := postgres.Create(t.Context(), postgres.Options{URL: template.URL()}, 1, firstLeaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	var mu sync.Mutex
+	databases := map[string]*pgtest.Database{} // by directory
+	return func(root string, create bool) (lifecycle.Store, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if create {
+			databases[root] = template.Clone(t)
+		}
+		return postgres.Open(context.Background(), postgres.Options{URL: databases[root].URL(), MaxConns: 4})
+	}
+}
+
 // onDisk is a world whose every part is in one directory, so that it can be
 // opened anew as the next process would, and searched for what must not be
 // there.
-func onDisk(t *testing.T, root string, now time.Time, tr *trap, create bool) *world {
+func onDisk(t *testing.T, root string, now time.Time, tr *trap, create bool, open storage) *world {
 	t.Helper()
-	ctx := context.Background()
 	w := &world{t: t, dir: root, now: now}
 	clock := func() time.Time { return w.now }
 	vaults := []string{"one", "two"}
-	openKeys, openStore, openVault := filekeys.Open, sqlite.Open, dir.Open
+	openKeys, openVault := filekeys.Open, dir.Open
 	if create {
 		openKeys, openVault = filekeys.Create, dir.Create
-		openStore = func(ctx context.Context, path string) (*sqlite.Store, error) {
-			return sqlite.Create(ctx, path, 1, lifecycle.Leaf{At: now, Actor: "test", Action: lifecycle.ActionInit})
-		}
 	}
 	keys, err := openKeys(filepath.Join(root, "keyring"), filekeys.Options{Mirrors: []string{filepath.Join(root, "mirror")}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.store, err = openStore(ctx, filepath.Join(root, "lotkeeper.db")); err != nil {
+	if w.store, err = open(root, create); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.store.Close(); keys.Close() })
@@ -158,27 +192,45 @@ func scenarioUntilSweep(w *world) error {
 // and KeyStore in each way, opens everything anew, checks that nothing is lost,
 // does the same again, and checks that all is as if nothing had happened.
 func TestFaultAtEveryCall(t *testing.T) {
+	every := 1
+	if testing.Short() {
+		every = 12
+	}
+	faultAtEveryCall(t, every, onSQLite)
+}
+
+// TestFaultOnPostgreSQL is the same, with each call interrupted in one of the ways:
+// a database costs more there.
+func TestFaultOnPostgreSQL(t *testing.T) {
+	every := 4
+	if testing.Short() {
+		every = 48
+	}
+	faultAtEveryCall(t, every, onPostgreSQL(t))
+}
+
+func faultAtEveryCall(t *testing.T, every int, open storage) {
 	// How many calls there are is found by a run without a fault.
 	tr := &trap{}
-	w := onDisk(t, tempDir(t), today, tr, true)
+	w := onDisk(t, tempDir(t), today, tr, true, open)
 	if err := scenario(w); err != nil {
 		t.Fatal(err)
 	}
 	calls := tr.calls
 	checkDone(t, w)
-	t.Logf("%d calls, %d ways", calls, 4)
+	t.Logf("%d calls, %d ways, one of %d", calls, 4, every)
 
-	for _, kind := range []fault{failBefore, failAfter, dieBefore, dieAfter} {
+	for i, kind := range []fault{failBefore, failAfter, dieBefore, dieAfter} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
 			for n := 1; n <= calls; n++ {
-				if testing.Short() && n%12 != 0 {
+				if (n+i)%every != 0 {
 					continue
 				}
 				t.Run(fmt.Sprint(n), func(t *testing.T) {
 					root := tempDir(t)
 					tr := &trap{at: n, kind: kind}
-					w := onDisk(t, root, today, tr, true)
+					w := onDisk(t, root, today, tr, true, open)
 					err := scenario(w)
 					if tr.fired == "" {
 						t.Fatalf("call %d never came", n)
@@ -192,7 +244,7 @@ func TestFaultAtEveryCall(t *testing.T) {
 					w.store.Close()
 
 					// The next process.
-					w = onDisk(t, root, today, &trap{}, false)
+					w = onDisk(t, root, today, &trap{}, false, open)
 					checkNothingLost(t, w, tr.fired)
 					if err := scenario(w); err != nil {
 						t.Fatalf("%s at %s: the next run: %v", kind, tr.fired, err)

@@ -27,7 +27,7 @@ type world struct {
 	t     *testing.T
 	dir   string
 	now   time.Time
-	store *sqlite.Store
+	store lifecycle.Store
 	vault *memvault.Vault
 	rej   []*cte.Reject
 }
@@ -48,16 +48,21 @@ func tempDir(t *testing.T) string {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dir: tempDir(t), now: today}
-	w.vault = memvault.New("main", func() time.Time { return w.now })
-	keys := memkeys.New()
-	store, err := sqlite.Create(context.Background(), filepath.Join(w.dir, "lotkeeper.db"), 0, lifecycle.Leaf{At: w.now, Actor: "test", Action: lifecycle.ActionInit})
+	dir := tempDir(t)
+	store, err := sqlite.Create(context.Background(), filepath.Join(dir, "lotkeeper.db"), 0, lifecycle.Leaf{At: today, Actor: "test", Action: lifecycle.ActionInit})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.store = store
+	return newWorldOn(t, dir, store)
+}
+
+// newWorldOn is a world on another store.
+func newWorldOn(t *testing.T, dir string, store lifecycle.Store) *world {
+	t.Helper()
+	w := &world{t: t, dir: dir, now: today, store: store}
+	w.vault = memvault.New("main", func() time.Time { return w.now })
 	w.Engine = &lifecycle.Engine{
-		Store: store, Vaults: []archive.Vault{w.vault}, Keys: keys, Now: func() time.Time { return w.now },
+		Store: store, Vaults: []archive.Vault{w.vault}, Keys: memkeys.New(), Now: func() time.Time { return w.now },
 		Log: zerolog.New(zerolog.NewTestWriter(t)), Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(), Actor: "tester", Software: "test",
 	}
 	w.Limits.Identity = "x25519" // hybrid identities cost 1 ms each

@@ -301,7 +301,7 @@ func admin(dir string, statements ...string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(ctx) //nolint:errcheck // all has been said by then
 	for _, s := range statements {
 		if _, err := conn.Exec(ctx, s); err != nil {
 			return fmt.Errorf("%s: %w", s, err)
@@ -323,9 +323,20 @@ var databases atomic.Int64
 // in "synchronous_commit = off".
 func New(t testing.TB, settings ...string) *Database {
 	t.Helper()
+	return clone(t, "template1", settings...)
+}
+
+// Clone makes a database like d, which nobody may be connected to.
+func (d *Database) Clone(t testing.TB) *Database {
+	t.Helper()
+	return clone(t, d.Name)
+}
+
+func clone(t testing.TB, template string, settings ...string) *Database {
+	t.Helper()
 	dir := server.get(t)
 	d := &Database{fmt.Sprintf("lotkeeper_%d", databases.Add(1))}
-	statements := []string{`CREATE DATABASE ` + d.Name}
+	statements := []string{`CREATE DATABASE ` + d.Name + ` TEMPLATE ` + template}
 	for _, s := range settings {
 		statements = append(statements, `ALTER DATABASE `+d.Name+` SET `+s)
 	}
@@ -342,6 +353,9 @@ func New(t testing.TB, settings ...string) *Database {
 
 // URL leads to the database directly.
 func (d *Database) URL() string { return address(server.child.dir, "5432", d.Name) }
+
+// Files is the directory that the server keeps all of its databases in.
+func (d *Database) Files() string { return filepath.Join(server.child.dir, "data") }
 
 // PgBouncer leads to it through PgBouncer in transaction mode, which shares so
 // many server connections, Few or Many, among all that come.
