@@ -18,7 +18,7 @@ RACE := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
 # only the tests in which something runs at once.
 CONCURRENT := TestGate|TestHoldAmong|TestWait|TestStore/.*(Concurrent|OneRun|Snapshot)
 
-.PHONY: help build demo test test-short servers lint bench fuzz clean
+.PHONY: help build demo test test-short servers postgres lint bench fuzz clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,7 +29,7 @@ build: ## build bin/lotkeeper (Go is enough, no C compiler)
 demo: build ## watch records live and die, in a directory of its own
 	@bin/lotkeeper demo
 
-test: servers ## run every test, and a sample of the longest again with the race detector
+test: servers postgres ## run every test, and a sample of the longest again with the race detector
 	@test -n "$$LOTKEEPER_SAMPLES" || echo "LOTKEEPER_SAMPLES is not set: tests of real input files are left out" >&2
 	CGO_ENABLED=0 $(GO) test -timeout 30m ./...
 ifdef RACE
@@ -40,10 +40,18 @@ else
 endif
 
 test-short: ## run the tests that need no server, once, without the race detector
-	@echo "LOTKEEPER_EMBEDDED_ONLY: vaults on S3 servers (archive/s3, archive/minio) are left out" >&2
+	@echo "LOTKEEPER_EMBEDDED_ONLY: PostgreSQL (lifecycle/postgres) and vaults on S3 servers (archive/s3, archive/minio) are left out" >&2
 	CGO_ENABLED=0 LOTKEEPER_EMBEDDED_ONLY=1 $(GO) test -timeout 30m ./...
 
 servers: $(VERSITYGW) $(MINIO) ## build the S3 servers that the tests run against (some minutes, once)
+
+postgres: ## install PostgreSQL and PgBouncer for the tests, or say what to type
+	@have() { ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null; }; \
+	bouncer() { test -x /usr/sbin/pgbouncer || command -v pgbouncer >/dev/null; }; \
+	if have && bouncer; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends postgresql pgbouncer; \
+	else echo "PostgreSQL or PgBouncer is not installed; type: sudo apt-get install postgresql pgbouncer" >&2; exit 1; fi
 
 lint: $(LINTER) $(DEADCODE) ## check format, vet, style, dead code, and that no rule reads a clock
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
