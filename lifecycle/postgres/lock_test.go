@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"testing"
 	"time"
@@ -418,6 +419,86 @@ func TestStoredTimes(t *testing.T) {
 	} {
 		if got, err := parseStamp([]byte(text)); err == nil {
 			t.Errorf("%q reads as %s", text, got)
+		}
+	}
+}
+
+// TestNothingIsLeft: no connection of a sequence that was broken off, however it
+// was, nor of a transaction that failed.
+func TestNothingIsLeft(t *testing.T) {
+	s, _, _ := two(t, 0)
+	openBoth(t, s, 1)
+	if _, err := s.Merge(t.Context(), []lifecycle.Sealed{record("a"), record("b")}, nil, tick); err != nil {
+		t.Fatal(err)
+	}
+	idle := func(after string) {
+		t.Helper()
+		for range 100 { // one that was broken is closed behind the caller's back
+			if s.pool.Stat().AcquiredConns() == 0 {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Errorf("after %s %d connections are in use", after, s.pool.Stat().AcquiredConns())
+	}
+	for name, seq := range map[string]func(context.Context) func(func() bool){
+		"Rows":   func(ctx context.Context) func(func() bool) { return each2(s.Rows(ctx, lifecycle.Query{})) },
+		"Sealed": func(ctx context.Context) func(func() bool) { return each2(s.Sealed(ctx, lifecycle.Query{})) },
+	} {
+		for range seq(t.Context()) {
+			break
+		}
+		idle("breaking off " + name)
+		ctx, cancel := context.WithCancel(t.Context())
+		for range seq(ctx) {
+			cancel() // and left at once, with nothing more to be told
+			break
+		}
+		cancel()
+		idle("breaking off " + name + " with a context that is done")
+		func() {
+			defer func() { _ = recover() }()
+			for range seq(t.Context()) {
+				panic("the loop's body")
+			}
+		}()
+		idle("a panic in a loop over " + name)
+	}
+	fault := errors.New("a fault")
+	for _, mode := range []lockMode{shared, exclusive} {
+		if err := s.write(t.Context(), mode, func(ctx context.Context, tx *txn) error {
+			if _, err := tx.appendLeaf(ctx, lifecycle.Leaf{At: storetest.Start, Action: "fault"}); err != nil {
+				t.Error(err)
+			}
+			return fault
+		}); err != fault {
+			t.Errorf("%v, want the fault and nothing about the rollback", err)
+		}
+		idle("a fault")
+		// Cancelled once it has the lock, it is done, and says so.
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := s.write(ctx, mode, func(ctx context.Context, tx *txn) error {
+			cancel()
+			_, err := tx.appendLeaf(ctx, tick)
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+		idle("a context that ended within")
+	}
+	ls, err := s.Leaves(t.Context(), lifecycle.LeafQuery{Actions: []string{"fault", "tick"}})
+	if err != nil || len(ls) != 4 {
+		t.Errorf("%d leaves, %v", len(ls), err)
+	}
+}
+
+// each2 is a sequence of which only the steps matter.
+func each2[T any](seq iter.Seq2[T, error]) func(func() bool) {
+	return func(yield func() bool) {
+		for range seq {
+			if !yield() {
+				return
+			}
 		}
 	}
 }

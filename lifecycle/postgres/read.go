@@ -242,21 +242,22 @@ func stream(ctx context.Context, tx pgx.Tx, page func([]stored) error, query str
 }
 
 // sequence is a snapshot in which a sequence is read. The cursor's plan is for all
-// of its rows, and its reader may take his time.
+// of its rows, and its reader may take his time. A reader who has left is told
+// nothing any more, least of all that his context is done.
 func (s *Store) sequence(ctx context.Context, fn func(pgx.Tx) error) error {
+	stopped := false
 	err := s.snapshot(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SET LOCAL cursor_tuple_fraction = 1; SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
-			return err
+		_, err := tx.Exec(ctx, `SET LOCAL cursor_tuple_fraction = 1; SET LOCAL idle_in_transaction_session_timeout = 0`)
+		if err == nil {
+			err = fn(tx)
 		}
-		return fn(tx)
+		stopped = errors.Is(err, errStop)
+		return err
 	})
-	switch {
-	case errors.Is(err, errStop):
+	if stopped || err == nil {
 		return nil
-	case err != nil:
-		return fmt.Errorf("couldn't read records: %w", err)
 	}
-	return nil
+	return fmt.Errorf("couldn't read records: %w", err)
 }
 
 func (s *Store) Rows(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecycle.Row, error] {
