@@ -79,7 +79,10 @@ func guarded(t testing.TB) *pgx.Conn {
 		`UPDATE holds SET released_at = `+someTime+` WHERE hold_no = 2`,
 		`INSERT INTO segment_copies VALUES (2, 'main', '', '', '', '')`,
 		`INSERT INTO reseals VALUES (1, 1)`,
-		`INSERT INTO leases VALUES ('sweep', 7, 'run', now())`)
+		`INSERT INTO leases VALUES ('sweep', 7, 'run', now())`,
+		`INSERT INTO vaults VALUES (1, 'has-one', 'joining', ''), (2, 'has-all', 'joining', ''), (3, 'gone', 'joining', '')`,
+		`UPDATE vaults SET state = 'retiring' WHERE vault_no = 3`,
+		`INSERT INTO segment_copies SELECT segment_no, v, '', '', '', '' FROM segments, (VALUES ('has-all'), ('has-one')) x(v) WHERE v = 'has-all' OR segment_no = 2`)
 	for _, q := range setup {
 		if _, err := conn.Exec(t.Context(), q); err != nil {
 			t.Fatalf("%s: %v", q, err)
@@ -186,10 +189,10 @@ func TestGuards(t *testing.T) {
 	for _, column := range []string{"seq", "record_id", "tlc", "tlc_source", "event_type", "event_at", "obtained_at", "purge_not_before", "location", "product", "checksum", "content", "gaps", "ingest_leaf", "month", "payload_bytes"} {
 		refused(fmt.Sprintf(`UPDATE records SET %s = %[1]s WHERE seq = 1`, column))
 	}
-	for _, table := range []string{"records", "classes", "segments", "holds", "hold_scopes", "leaves", "leases", "deks", "payloads", "payloads_202001"} {
+	for _, table := range []string{"records", "classes", "segments", "holds", "hold_scopes", "leaves", "leases", "vaults", "deks", "payloads", "payloads_202001"} {
 		refused(`DELETE FROM ` + table)
 	}
-	for _, table := range []string{"records", "classes", "segments", "segment_copies", "holds", "hold_scopes", "leaves", "leases", "deks", "payloads", "payloads_202001", "reseals"} {
+	for _, table := range []string{"records", "classes", "segments", "segment_copies", "vaults", "holds", "hold_scopes", "leaves", "leases", "deks", "payloads", "payloads_202001", "reseals"} {
 		refused(`TRUNCATE ` + table + ` CASCADE`)
 		refused(`INSERT INTO ` + table + ` OVERRIDING SYSTEM VALUE SELECT * FROM ` + table + ` LIMIT 1`)
 	}
@@ -272,6 +275,16 @@ func TestGuards(t *testing.T) {
 	refused(`UPDATE leases SET run_id = 'another'`)
 	accepted(`UPDATE leases SET expires_at = now()`)
 	accepted(`UPDATE leases SET fence = 8, run_id = 'another'`)
+
+	// Vaults: forward only, and not counting before they have every live segment.
+	refused(`UPDATE vaults SET state = 'active' WHERE vault_no = 1`)
+	accepted(`UPDATE vaults SET state = 'active' WHERE vault_no = 2`, `UPDATE vaults SET state = 'retiring' WHERE vault_no = 2`)
+	refused(`UPDATE vaults SET state = 'active' WHERE vault_no = 3`)
+	refused(`UPDATE vaults SET state = 'joining' WHERE vault_no = 3`)
+	refused(`UPDATE vaults SET name = 'other' WHERE vault_no = 1`)
+	accepted(`INSERT INTO vaults (vault_no, name, state, since) VALUES (9, 'new', 'joining', '')`)
+	refused(`INSERT INTO vaults (vault_no, name, state, since) VALUES (9, 'new', 'active', '')`)
+	refused(`INSERT INTO vaults (vault_no, name, state, since) VALUES (9, 'new', 'retiring', '')`)
 }
 
 // TestGuardsStay: each trigger fires for everybody, also those that a partition

@@ -108,6 +108,18 @@ func (s *Store) moveSegment(ctx context.Context, l lifecycle.Lease, id string, f
 
 func (s *Store) VerifySegment(ctx context.Context, l lifecycle.Lease, id string, copies []lifecycle.Copy, leaf lifecycle.Leaf) error {
 	return s.moveSegment(ctx, l, id, lifecycle.Staged, lifecycle.Verified, leaf, func(ctx context.Context, tx *txn) error {
+		names := make([]string, len(copies))
+		for i, c := range copies {
+			names[i] = c.Vault
+		}
+		// A vault may have become active since the copies were put.
+		lack, err := one(ctx, tx, (*columns).text, `SELECT coalesce(min(name), '') FROM lotkeeper.vaults WHERE state = 'active' AND NOT name = ANY($1)`, names)
+		if err != nil {
+			return err
+		}
+		if lack != "" {
+			return fmt.Errorf("segment %s has no copy in vault %s: %w", id, lack, lifecycle.ErrMoved)
+		}
 		for _, c := range copies {
 			if _, err := tx.exec(ctx, `INSERT INTO lotkeeper.segment_copies (segment_no, vault, object_version, manifest_version, retain_until, verified_at)
 				VALUES ((SELECT segment_no FROM lotkeeper.segments WHERE segment_id = $1), $2, $3, $4, $5, $6)`,

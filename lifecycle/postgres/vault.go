@@ -1,0 +1,118 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+)
+
+// live is true for a segment g that counts.
+const live = `g.state IN ('verified', 'settled')`
+
+func (s *Store) Vaults(ctx context.Context) ([]lifecycle.VaultRow, error) {
+	out, err := all(ctx, s.pool, func(c *columns) lifecycle.VaultRow {
+		return lifecycle.VaultRow{Name: c.text(), State: lifecycle.VaultState(c.text()), Since: c.time(), Copies: c.int(), Missing: c.int(), LockedUntil: c.maybeTime()}
+	}, `SELECT v.name, v.state, v.since, count(g.segment_no), (SELECT count(*) FROM lotkeeper.segments g WHERE `+live+`) - count(g.segment_no),
+			coalesce(max(c.retain_until), '')
+		FROM lotkeeper.vaults v LEFT JOIN lotkeeper.segment_copies c ON c.vault = v.name
+			LEFT JOIN lotkeeper.segments g ON g.segment_no = c.segment_no AND `+live+`
+		GROUP BY v.vault_no ORDER BY v.name`)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read vaults: %w", err)
+	}
+	return out, nil
+}
+
+// The vaults' states are changed under the exclusive lock, since VerifySegment
+// reads them under the shared one.
+
+func (s *Store) AddVault(ctx context.Context, name string, leaf lifecycle.Leaf) error {
+	err := s.write(ctx, exclusive, func(ctx context.Context, tx *txn) error {
+		n, err := tx.exec(ctx, `INSERT INTO lotkeeper.vaults (name, state, since)
+			SELECT $1, CASE WHEN EXISTS (SELECT FROM lotkeeper.segments g WHERE `+live+`) THEN 'joining' ELSE 'active' END, $2
+			ON CONFLICT (name) DO NOTHING`, name, stamp(leaf.At))
+		if err != nil || n == 0 {
+			return err
+		}
+		_, err = tx.appendLeaf(ctx, leaf)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("couldn't add vault %s: %w", name, err)
+	}
+	return nil
+}
+
+func (s *Store) AddCopy(ctx context.Context, segment string, c lifecycle.Copy, leaf lifecycle.Leaf) error {
+	err := s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
+		no, err := one(ctx, tx, (*columns).int, `SELECT g.segment_no FROM lotkeeper.segments g, lotkeeper.vaults v
+			WHERE g.segment_id = $1 AND `+live+` AND v.name = $2 AND v.state <> 'retiring'`, segment, c.Vault)
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = lifecycle.ErrMoved
+		}
+		if err != nil {
+			return err
+		}
+		n, err := tx.exec(ctx, `INSERT INTO lotkeeper.segment_copies (segment_no, vault, object_version, manifest_version, retain_until, verified_at)
+			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (segment_no, vault) DO NOTHING`,
+			no, c.Vault, c.ObjectVersion, c.ManifestVersion, stamp(c.RetainUntil), stamp(c.VerifiedAt))
+		if err != nil || n == 0 {
+			return err
+		}
+		_, err = tx.appendLeaf(ctx, leaf)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("couldn't record the copy of segment %s in vault %s: %w", segment, c.Vault, err)
+	}
+	return nil
+}
+
+func (s *Store) ActivateVault(ctx context.Context, name string, leaf lifecycle.Leaf) error {
+	err := s.write(ctx, exclusive, func(ctx context.Context, tx *txn) error {
+		missing, err := one(ctx, tx, (*columns).int, `SELECT count(*) FROM lotkeeper.segments g WHERE `+live+`
+			AND NOT EXISTS (SELECT FROM lotkeeper.segment_copies c WHERE c.segment_no = g.segment_no AND c.vault = $1)`, name)
+		if err != nil {
+			return err
+		}
+		if missing > 0 {
+			return fmt.Errorf("it lacks %d segments: %w", missing, lifecycle.ErrMoved)
+		}
+		return tx.moveVault(ctx, name, []string{string(lifecycle.Joining)}, lifecycle.ActiveVault, leaf)
+	})
+	if err != nil {
+		return fmt.Errorf("couldn't make vault %s active: %w", name, err)
+	}
+	return nil
+}
+
+func (s *Store) RetireVault(ctx context.Context, name string, leaf lifecycle.Leaf) error {
+	err := s.write(ctx, exclusive, func(ctx context.Context, tx *txn) error {
+		others, err := one(ctx, tx, (*columns).int, `SELECT count(*) FROM lotkeeper.vaults WHERE state = 'active' AND name <> $1`, name)
+		if err != nil {
+			return err
+		}
+		if others == 0 {
+			return lifecycle.ErrLastVault
+		}
+		return tx.moveVault(ctx, name, []string{string(lifecycle.Joining), string(lifecycle.ActiveVault)}, lifecycle.Retiring, leaf)
+	})
+	if err != nil {
+		return fmt.Errorf("couldn't retire vault %s: %w", name, err)
+	}
+	return nil
+}
+
+// moveVault is the compare-and-swap of a vault's state, with its leaf.
+func (tx *txn) moveVault(ctx context.Context, name string, from []string, to lifecycle.VaultState, leaf lifecycle.Leaf) error {
+	n, err := tx.exec(ctx, `UPDATE lotkeeper.vaults SET state = $1, since = $2 WHERE name = $3 AND state = ANY($4)`, string(to), stamp(leaf.At), name, from)
+	if err := moved(n, err, fmt.Sprintf("it is not %q", from)); err != nil {
+		return err
+	}
+	_, err = tx.appendLeaf(ctx, leaf)
+	return err
+}
