@@ -135,7 +135,7 @@ func onDisk(t *testing.T, root string, now time.Time, tr *trap, create bool, ope
 	}
 	for _, name := range vaults {
 		if create {
-			if err := w.store.AddVault(ctx, name, lifecycle.Leaf{At: now, Actor: "test", Action: lifecycle.ActionVaultAdded}); err != nil {
+			if err := w.store.AddVault(t.Context(), name, lifecycle.Leaf{At: now, Actor: "test", Action: lifecycle.ActionVaultAdded}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -64,6 +64,9 @@ type ingest struct {
 // returns an error, what was counted as accepted is in, and ingesting the same
 // files again adds the rest and counts the others as duplicates.
 func (e *Engine) Ingest(ctx context.Context, inputs []Input, opt IngestOptions) (res IngestResult, err error) {
+	if err := e.checkPolicy(ctx); err != nil {
+		return res, err
+	}
 	if err := e.CheckKeyring(ctx); err != nil {
 		return res, err
 	}

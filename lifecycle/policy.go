@@ -13,13 +13,13 @@ import (
 // Policy says when a record leaves the hot store and when its last copy may
 // go. It cannot move the law's floor, see PurgeNotBefore.
 type Policy struct {
-	Name string `json:"name" validate:"required,max=64,printascii"`
+	Name string `json:"name" yaml:"name" validate:"required,max=64,printascii"`
 	// ArchiveAfterDays counts days of 24 hours from the event's instant. UTC
 	// has no shorter or longer ones.
-	ArchiveAfterDays int `json:"archive_after_days" validate:"min=1,max=36500"`
+	ArchiveAfterDays int `json:"archive_after_days" yaml:"archive_after_days" validate:"min=1,max=36500"`
 	// PurgeAfterYears counts calendar years from the day the record left the
 	// hot store.
-	PurgeAfterYears int `json:"purge_after_years" validate:"min=0,max=100"`
+	PurgeAfterYears int `json:"purge_after_years" yaml:"purge_after_years" validate:"min=0,max=100"`
 }
 
 // DefaultPolicy is the 730-day cutoff, and one more year in the archive.

@@ -149,6 +149,9 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 	if err := e.Policy.Validate(); err != nil {
 		return s.res, err
 	}
+	if err := e.checkPolicy(ctx); err != nil {
+		return s.res, err
+	}
 	if err := e.checkClock(ctx, s.now); err != nil {
 		return s.res, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,8 +29,9 @@ import (
 // options are what every command can be told. A flag wins over LOTKEEPER_*, which
 // wins over the default.
 type options struct {
-	// Data is the data directory.
-	Data string `flag:"--data" validate:"required"`
+	// Data is the data directory, Config the configuration file, if there is one.
+	Data   string `flag:"--data" validate:"required"`
+	Config string `flag:"--config"`
 	// Output is the format of the result: table, json, csv, jsonl, and for one
 	// command sha256sum.
 	Output string `flag:"--output" validate:"required"`
@@ -42,20 +44,22 @@ type options struct {
 // app is one run of the program: its options, and the world it talks to.
 type app struct {
 	options
-	dataGiven bool // --data is not the default, so hints must say it
+	where string // what hints must repeat of --data and --config
+	cfg   *config
 
 	in       io.Reader
 	out      *bufio.Writer // results; flushed when the command ends
 	err      io.Writer     // messages, log, progress
 	width    int           // of tables, in columns
 	now      func() time.Time
+	getenv   func(string) string // LOTKEEPER_*; "" is as good as not set
 	log      zerolog.Logger
 	progress *progress
 }
 
 // newApp talks to the process's own standard files.
 func newApp() *app {
-	a := &app{in: os.Stdin, width: screenWidth(), now: time.Now}
+	a := &app{in: os.Stdin, width: screenWidth(), now: time.Now, getenv: os.Getenv}
 	a.progress = newProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
 	a.out = bufio.NewWriterSize(a.progress.before(os.Stdout), 64<<10)
 	a.err = a.progress.before(os.Stderr)
@@ -85,10 +89,21 @@ func newLog(w io.Writer, level zerolog.Level) zerolog.Logger {
 // configure completes and checks the options of a command that is about to run.
 func (a *app) configure(cmd *cobra.Command) error {
 	flags := cmd.Root().PersistentFlags()
-	if err := environment(flags); err != nil {
+	typed := flags.Changed("data")
+	if err := environment(flags, a.getenv); err != nil {
 		return err
 	}
-	a.dataGiven = flags.Changed("data")
+	source := "default"
+	if typed {
+		source = "--data"
+	} else if flags.Changed("data") {
+		source = "LOTKEEPER_DATA"
+	}
+	for _, name := range []string{"config", "data"} {
+		if f := flags.Lookup(name); f.Changed {
+			a.where += " --" + name + " " + shellQuote(f.Value.String())
+		}
+	}
 	if err := noneEmpty(cmd.Flags()); err != nil {
 		return err
 	}
@@ -98,6 +113,15 @@ func (a *app) configure(cmd *cobra.Command) error {
 	}
 	if !slices.Contains(formats, a.Output) {
 		return usagef("%s cannot print %q; it prints %s", cmd.CommandPath(), a.Output, strings.Join(formats, ", "))
+	}
+	if usesConfig(cmd) {
+		var err error
+		if a.cfg, err = loadConfig(a.Config, a.Data, source, a.getenv); err != nil {
+			return err
+		}
+		if a.Actor == "" {
+			a.Actor = a.cfg.Audit.Actor
+		}
 	}
 	if a.Actor == "" {
 		a.Actor = systemUser()
@@ -141,21 +165,25 @@ func buildVersion() string {
 	return "(devel)"
 }
 
-// engine opens the data directory and makes the engine that works on it. The
+// engine opens what the configuration names and makes the engine that works on it. The
 // caller calls close when done.
 func (a *app) engine(ctx context.Context) (e *lifecycle.Engine, close func() error, err error) {
-	d, err := openData(ctx, a.Data, a.now)
+	o, err := newOpener(a.cfg, a.now)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := o.open(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	return a.engineOn(d), d.close, nil
 }
 
-// engineOn makes the engine of an open data directory.
+// engineOn makes the engine of what is open.
 func (a *app) engineOn(d *data) *lifecycle.Engine {
 	return &lifecycle.Engine{
 		Store: d.store, Vaults: d.vaults, Keys: d.keys, Now: a.now, Log: a.log,
-		Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(),
+		Policy: a.cfg.Policy, Limits: lifecycle.DefaultLimits(),
 		Actor: a.Actor, Software: software(), Progress: a.progress.update,
 	}
 }
@@ -170,17 +198,22 @@ func (a *app) with(ctx context.Context, fn func(*lifecycle.Engine) error) (err e
 	return fn(e)
 }
 
-// rules checks the structs of options; fields are named as they are typed.
+// rules checks the structs of options and of the configuration; fields are named
+// as they are typed.
 var rules = newRules()
 
 func newRules() *validator.Validate {
 	v := validator.New(validator.WithRequiredStructEnabled())
-	v.RegisterTagNameFunc(func(f reflect.StructField) string { return f.Tag.Get("flag") })
-	err := v.RegisterValidation("nocontrol", func(fl validator.FieldLevel) bool {
-		return !strings.ContainsFunc(fl.Field().String(), unicode.IsControl)
-	})
-	if err != nil {
-		panic(err) // a misspelt tag in this file
+	v.RegisterTagNameFunc(func(f reflect.StructField) string { return cmp.Or(f.Tag.Get("flag"), f.Tag.Get("yaml")) })
+	for tag, fn := range map[string]validator.Func{
+		"nocontrol": func(fl validator.FieldLevel) bool {
+			return !strings.ContainsFunc(fl.Field().String(), unicode.IsControl)
+		},
+		"vaultname": func(fl validator.FieldLevel) bool { return vaultName.MatchString(fl.Field().String()) },
+	} {
+		if err := v.RegisterValidation(tag, fn); err != nil {
+			panic(err) // a misspelt tag in this file
+		}
 	}
 	return v
 }

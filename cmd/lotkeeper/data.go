@@ -6,23 +6,29 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/archive/dir"
+	"github.com/lotkeeper/lotkeeper/archive/minio"
+	"github.com/lotkeeper/lotkeeper/archive/s3"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/lifecycle/postgres"
 	"github.com/lotkeeper/lotkeeper/lifecycle/sqlite"
 	"github.com/lotkeeper/lotkeeper/shred"
 	"github.com/lotkeeper/lotkeeper/shred/filekeys"
 )
 
 // The layout of a data directory. Directories are 0700, files 0600, objects in
-// the vault 0400.
+// the vault 0400. The database, the vault and the keyring are elsewhere if the
+// configuration says so.
 //
 //	lotkeeper.json   what makes a directory ours, and where the keyring's mirrors are
 //	lotkeeper.db     the database; with it, init has finished
@@ -38,7 +44,7 @@ const (
 	rejectsDir   = "rejects"
 	locksDir     = "locks"
 
-	vaultName      = "local"
+	localVault     = "local"
 	settingsFormat = "lotkeeper-data/v1"
 	// unfinished marks what an interrupted init may leave, and the next removes.
 	unfinished = ".unfinished"
@@ -52,49 +58,260 @@ type settings struct {
 	KeyringMirrors []string `json:"keyring_mirrors"`
 }
 
-// data is an open data directory.
+// data is everything that a configuration names, open.
 type data struct {
-	path   string
-	store  *sqlite.Store
+	store  lifecycle.Store
 	vaults []archive.Vault
-	keys   *filekeys.Store
+	keys   shred.KeyStore
+	// keyring has the keyring's directories, the mirrors after the first.
+	keyring []string
+	closers []func() error
 }
 
 func (d *data) close() error {
-	return errors.Join(d.store.Close(), d.keys.Close())
+	var errs []error
+	for _, c := range slices.Backward(d.closers) {
+		errs = append(errs, c())
+	}
+	return errors.Join(errs...)
 }
 
-func vaultOptions(now func() time.Time) dir.Options { return dir.Options{Now: now} }
+// opener opens what the configuration names, in data directory path.
+type opener struct {
+	*config
+	path string // absolute
+	now  func() time.Time
+}
 
-// openData opens a data directory that init made.
-func openData(ctx context.Context, path string, now func() time.Time) (*data, error) {
-	path, err := filepath.Abs(path)
+func newOpener(c *config, now func() time.Time) (*opener, error) {
+	path, err := filepath.Abs(c.Data)
+	return &opener{c, path, now}, err
+}
+
+// sqlitePath is where the embedded database is; "" if it is another.
+func (o *opener) sqlitePath() string {
+	path, _ := strings.CutPrefix(o.Store, "sqlite:")
+	if path == o.Store {
+		return ""
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	return abs
+}
+
+// storeName is how people are shown the database.
+func (o *opener) storeName() string {
+	if path := o.sqlitePath(); path != "" {
+		return path
+	}
+	return o.Store
+}
+
+// postgres completes the URLs with the password, which is in no configuration.
+func (o *opener) postgres() (postgres.Options, error) {
+	password, _, err := secret("PGPASSWORD", "")
+	if err != nil {
+		return postgres.Options{}, err
+	}
+	with := func(s string) string {
+		u, err := url.Parse(s)
+		if err != nil || password == "" || s == "" {
+			return s
+		}
+		name := u.User.Username()
+		if name == "" {
+			name = os.Getenv("PGUSER")
+		}
+		if name != "" {
+			u.User = url.UserPassword(name, password)
+		}
+		return u.String()
+	}
+	return postgres.Options{URL: with(o.Store), AdminURL: with(o.StoreAdmin)}, nil
+}
+
+// openStore opens a database that init made. errNoStore if there is none.
+func (o *opener) openStore(ctx context.Context) (lifecycle.Store, error) {
+	if path := o.sqlitePath(); path != "" {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, errNoStore
+		}
+		return sqlite.Open(ctx, path)
+	}
+	opt, err := o.postgres()
 	if err != nil {
 		return nil, err
 	}
-	s, err := readSettings(path)
-	if err == nil {
-		_, err = os.Stat(filepath.Join(path, databaseFile))
+	s, err := postgres.Open(ctx, opt)
+	if errors.Is(err, postgres.ErrNotCreated) {
+		return nil, errNoStore
 	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", o.storeName(), err)
+	}
+	return s, nil
+}
+
+var errNoStore = errors.New("there is no database yet")
+
+// createStore makes the database and adds the vaults, which all count: nothing is
+// archived yet.
+func (o *opener) createStore(ctx context.Context, epoch uint64, leaf lifecycle.Leaf) error {
+	path := o.sqlitePath()
+	if path == "" {
+		opt, err := o.postgres()
+		if err != nil {
+			return err
+		}
+		s, err := postgres.Create(ctx, opt, epoch, leaf)
+		if err != nil {
+			return fmt.Errorf("%s: %w", o.storeName(), err)
+		}
+		return s.Close()
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	temp := path + unfinished
+	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+		if err := os.Remove(temp + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	s, err := sqlite.Create(ctx, temp, epoch, leaf)
+	if err != nil {
+		return err
+	}
+	if err := s.Close(); err != nil { // brings the -wal file home
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// keyringDirs are the keyring's directory and its mirrors.
+func (o *opener) keyringDirs(s settings) (string, filekeys.Options) {
+	return strings.TrimPrefix(o.Keyring, "file:"), filekeys.Options{Mirrors: s.KeyringMirrors}
+}
+
+// openVault opens one vault. With create it makes a directory that is not there;
+// a bucket is for whoever owns the account to make.
+func (o *opener) openVault(ctx context.Context, v vaultConfig, create bool) (archive.Vault, error) {
+	t, err := parseVault(v)
+	if err != nil {
+		return nil, err
+	}
+	wait := func(ctx context.Context, d time.Duration) error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(d):
+			return nil
+		}
+	}
+	switch t.kind {
+	case "s3":
+		return s3.Open(ctx, s3.Options{
+			Name: v.Name, Bucket: t.bucket, Prefix: t.prefix, Region: t.query.Get("region"), Endpoint: t.query.Get("endpoint"),
+			PathStyle: t.query.Get("path_style") == "true", Profile: t.query.Get("profile"),
+			SSEKMSKeyID: t.query.Get("kms_key"), StorageClass: t.query.Get("storage_class"), Now: o.now, Wait: wait})
+	case "minio":
+		access, _, err := secret("MINIO_ACCESS_KEY", v.Name)
+		if err != nil {
+			return nil, err
+		}
+		secretKey, _, err := secret("MINIO_SECRET_KEY", v.Name)
+		if err != nil {
+			return nil, err
+		}
+		if access == "" || secretKey == "" {
+			return nil, &hinted{fmt.Errorf("vault %s: there is no access key or no secret key", v.Name),
+				"set MINIO_ACCESS_KEY_FILE and MINIO_SECRET_KEY_FILE to files of mode 0600; docs/configuration.md has the other ways"}
+		}
+		return minio.Open(ctx, minio.Options{
+			Name: v.Name, Endpoint: t.host, Bucket: t.bucket, Prefix: t.prefix, TLS: t.query.Get("tls") != "false", Region: t.query.Get("region"),
+			AccessKey: access, SecretKey: secretKey, Now: o.now, Wait: wait})
+	}
+	opt := dir.Options{Now: o.now}
+	if create {
+		if err := os.MkdirAll(filepath.Dir(t.path), 0o700); err != nil {
+			return nil, err
+		}
+		made, err := dir.Create(t.path, v.Name, opt)
+		if !errors.Is(err, fs.ErrExist) {
+			return made, err
+		}
+	}
+	return dir.Open(t.path, v.Name, opt)
+}
+
+// open opens everything, as init left it.
+func (o *opener) open(ctx context.Context) (_ *data, err error) {
+	s, err := readSettings(o.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &hinted{fmt.Errorf("data directory %s is not initialised", path), "type: lotkeeper init"}
+		return nil, o.notInitialised()
 	}
 	if err != nil {
 		return nil, err
 	}
-	d := &data{path: path}
-	if d.keys, err = filekeys.Open(filepath.Join(path, keyringDir), filekeys.Options{Mirrors: s.KeyringMirrors}); err != nil {
+	if err := o.sameMirrors(s); err != nil {
+		return nil, err
+	}
+	opened := &data{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, opened.close())
+		}
+	}()
+	if path := o.sqlitePath(); path != "" {
+		// Before the keyring: of a directory that was never finished, say that.
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, o.notInitialised()
+		}
+	}
+	keyring, opt := o.keyringDirs(s)
+	keys, err := filekeys.Open(keyring, opt)
+	if err != nil {
 		return nil, keyringError(err)
 	}
-	v, err := dir.Open(filepath.Join(path, vaultDir), vaultName, vaultOptions(now))
+	opened.keys, opened.closers = keys, append(opened.closers, keys.Close)
+	opened.keyring = append([]string{keyring}, opt.Mirrors...)
+	for _, c := range o.Vaults {
+		v, err := o.openVault(ctx, c, false)
+		if err != nil {
+			// A hold is placed also while a vault is away.
+			v = archive.NewAbsent(c.Name, err)
+		}
+		opened.vaults = append(opened.vaults, v)
+	}
+	opened.store, err = o.openStore(ctx)
+	if errors.Is(err, errNoStore) {
+		err = o.notInitialised()
+	}
 	if err != nil {
-		return nil, errors.Join(err, d.keys.Close())
+		return nil, err
 	}
-	d.vaults = []archive.Vault{v}
-	if d.store, err = sqlite.Open(ctx, filepath.Join(path, databaseFile)); err != nil {
-		return nil, errors.Join(err, d.keys.Close())
+	opened.closers = append(opened.closers, opened.store.Close)
+	return opened, nil
+}
+
+func (o *opener) notInitialised() error {
+	return &hinted{fmt.Errorf("data directory %s is not initialised", o.path), "type: lotkeeper init"}
+}
+
+// sameMirrors refuses a configuration that names other mirrors than init knew.
+func (o *opener) sameMirrors(s settings) error {
+	if o.file == "" || slices.Equal(o.Mirrors, s.KeyringMirrors) {
+		return nil
 	}
-	return d, nil
+	return &hinted{
+		fmt.Errorf("%s was initialised with other mirrors of the keyring: %q", o.path, s.KeyringMirrors),
+		"name the same in the configuration; to change them, copy the keyring to the new place (cp -a) and name it in " + filepath.Join(o.path, settingsFile) + " too",
+	}
 }
 
 // keyringError turns what the keyring refuses by itself into a refusal: keys that
@@ -109,50 +326,81 @@ func keyringError(err error) error {
 	return err
 }
 
-// createData makes a data directory, or finishes one that an earlier call left
-// half made, and opens it. created is false if there was nothing left to do.
-func createData(ctx context.Context, path string, mirrors []string, actor string, now func() time.Time) (d *data, created bool, err error) {
-	path, err = filepath.Abs(path)
-	if err != nil {
-		return nil, false, err
-	}
+// create makes everything, or finishes what an earlier call left half made, and
+// opens it. created is false if there was nothing left to do. mirrors are those of
+// init's own flag; nil leaves them to the configuration, or as they are.
+func (o *opener) create(ctx context.Context, mirrors []string, actor string) (d *data, created bool, err error) {
 	for i := range mirrors {
 		if mirrors[i], err = filepath.Abs(mirrors[i]); err != nil {
 			return nil, false, err
 		}
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if o.file != "" {
+		if mirrors != nil {
+			return nil, false, usagef("--mirror is for a directory without a configuration file; with one, name them there as mirrors")
+		}
+		mirrors = append([]string{}, o.Mirrors...)
+	}
+	if err := os.MkdirAll(o.path, 0o700); err != nil {
 		return nil, false, fmt.Errorf("couldn't make the data directory: %w", err)
 	}
-	unlock, err := lockDirectory(path)
+	unlock, err := lockDirectory(o.path)
 	if err != nil {
 		return nil, false, err
 	}
 	defer unlock()
 
-	s, err := readSettings(path)
+	s, err := readSettings(o.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if s, err = claim(path, mirrors); err != nil {
+		if s, err = claim(o.path, mirrors); err != nil {
 			return nil, false, err
 		}
 	case err != nil:
 		return nil, false, err
+	case o.file != "":
+		if err := o.sameMirrors(s); err != nil {
+			return nil, false, err
+		}
 	case mirrors != nil && !slices.Equal(mirrors, s.KeyringMirrors):
 		return nil, false, &hinted{
-			fmt.Errorf("%s was initialised with other mirrors of the keyring: %q", path, s.KeyringMirrors),
+			fmt.Errorf("%s was initialised with other mirrors of the keyring: %q", o.path, s.KeyringMirrors),
 			"leave out --mirror to keep them; to change them, copy the keyring to the new place (cp -a) and name it in " + settingsFile,
 		}
 	}
-	if _, err := os.Stat(filepath.Join(path, databaseFile)); err == nil {
-		d, err := openData(ctx, path, now)
-		return d, false, err
+	for _, name := range []string{rejectsDir, locksDir} {
+		if err := os.Mkdir(filepath.Join(o.path, name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, false, err
+		}
 	}
-	if err := fillData(ctx, path, s, actor, now); err != nil {
-		return nil, false, fmt.Errorf("couldn't initialise %s: %w", path, err)
+	store, err := o.openStore(ctx)
+	if errors.Is(err, errNoStore) || errors.Is(err, sqlite.ErrUnfinished) {
+		created = true
+		if err := o.fill(ctx, s, actor); err != nil {
+			return nil, false, fmt.Errorf("couldn't initialise %s: %w", o.path, err)
+		}
+	} else if err != nil {
+		return nil, false, err
+	} else if err := store.Close(); err != nil {
+		return nil, false, err
 	}
-	d, err = openData(ctx, path, now)
-	return d, true, err
+	if d, err = o.open(ctx); err != nil {
+		return nil, false, err
+	}
+	// Last: a database that knows no vault is one that init did not finish.
+	rows, err := d.store.Vaults(ctx)
+	if err == nil && len(rows) == 0 {
+		created = true
+		for _, v := range d.vaults {
+			if err = d.store.AddVault(ctx, v.Name(), lifecycle.Leaf{At: o.now().UTC(), Actor: actor, Action: lifecycle.ActionVaultAdded, Subject: v.Name()}); err != nil {
+				break
+			}
+		}
+	}
+	if err != nil {
+		return nil, false, errors.Join(err, d.close())
+	}
+	return d, created, nil
 }
 
 // claim makes an empty directory ours.
@@ -195,24 +443,27 @@ func claim(path string, mirrors []string) (settings, error) {
 	return s, errors.Join(syncDir(path), syncDir(filepath.Dir(path)))
 }
 
-// fillData makes everything in a directory that is ours. The database's rename
-// comes last, so that a directory with a database has all the rest.
-func fillData(ctx context.Context, path string, s settings, actor string, now func() time.Time) (err error) {
-	for _, name := range []string{rejectsDir, locksDir} {
-		if err := os.Mkdir(filepath.Join(path, name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+// fill makes everything that a database which is not there yet stands on, and
+// then the database: where there is one, there is all the rest.
+func (o *opener) fill(ctx context.Context, s settings, actor string) (err error) {
+	var vaults []archive.Vault
+	for _, c := range o.Vaults {
+		v, err := o.openVault(ctx, c, true)
+		if err == nil {
+			err = checkVault(ctx, v)
+		}
+		if err != nil {
 			return err
 		}
+		vaults = append(vaults, v)
 	}
-	v, err := dir.Create(filepath.Join(path, vaultDir), vaultName, vaultOptions(now))
-	if errors.Is(err, fs.ErrExist) {
-		v, err = dir.Open(filepath.Join(path, vaultDir), vaultName, vaultOptions(now))
-	}
-	if err != nil {
+	keyring, opt := o.keyringDirs(s)
+	if err := os.MkdirAll(filepath.Dir(keyring), 0o700); err != nil {
 		return err
 	}
-	keys, err := filekeys.Create(filepath.Join(path, keyringDir), filekeys.Options{Mirrors: s.KeyringMirrors})
+	keys, err := filekeys.Create(keyring, opt)
 	if errors.Is(err, fs.ErrExist) {
-		keys, err = filekeys.Open(filepath.Join(path, keyringDir), filekeys.Options{Mirrors: s.KeyringMirrors})
+		keys, err = filekeys.Open(keyring, opt)
 	}
 	if err != nil {
 		return keyringError(err)
@@ -225,41 +476,41 @@ func fillData(ctx context.Context, path string, s settings, actor string, now fu
 	// A new database beside keys or objects that are in use would hide that the
 	// old one is gone.
 	if len(status.Live)+len(status.Destroyed) > 0 {
-		return lostDatabase("the keyring holds keys")
+		return o.lostDatabase("the keyring holds keys")
 	}
-	for o, err := range v.Versions(ctx, "") {
-		if err != nil {
-			return err
-		}
-		return lostDatabase("the vault holds " + o.Key)
-	}
-
-	temp := filepath.Join(path, databaseFile+unfinished)
-	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
-		if err := os.Remove(temp + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+	for _, v := range vaults {
+		for x, err := range v.Versions(ctx, "") {
+			if err != nil {
+				return fmt.Errorf("couldn't list vault %s: %w", v.Name(), err)
+			}
+			return o.lostDatabase(fmt.Sprintf("vault %s holds %s", v.Name(), x.Key))
 		}
 	}
-	store, err := sqlite.Create(ctx, temp, status.Epoch, lifecycle.Leaf{At: now().UTC(), Actor: actor, Action: lifecycle.ActionInit})
+	p := o.Policy
+	body, err := json.Marshal(map[string]any{"policy": p, "policy_hash": p.Hash()})
 	if err != nil {
 		return err
 	}
-	added := lifecycle.Leaf{At: now().UTC(), Actor: actor, Action: lifecycle.ActionVaultAdded, Subject: vaultName}
-	if err := store.AddVault(ctx, vaultName, added); err != nil {
-		return errors.Join(err, store.Close())
-	}
-	if err := store.Close(); err != nil { // brings the -wal file home
-		return err
-	}
-	if err := os.Rename(temp, filepath.Join(path, databaseFile)); err != nil {
-		return err
-	}
-	return syncDir(path)
+	return o.createStore(ctx, status.Epoch, lifecycle.Leaf{At: o.now().UTC(), Actor: actor, Action: lifecycle.ActionInit, Body: body})
 }
 
-func lostDatabase(why string) error {
-	return &lifecycle.Refused{Check: "database", Reason: "there is no " + databaseFile + ", but " + why + ": the database is lost, not new",
-		Hint: "put back the newest copy of " + databaseFile}
+// checkVault refuses to begin with a vault that cannot keep what it promises.
+func checkVault(ctx context.Context, v archive.Vault) error {
+	i, ok := v.(archive.Inspector)
+	if !ok {
+		return nil
+	}
+	for _, c := range i.Inspect(ctx) {
+		if !c.OK {
+			return &lifecycle.Refused{Check: "vault", Reason: fmt.Sprintf("vault %s: %s: %s", v.Name(), c.Name, c.Found), Hint: c.Hint}
+		}
+	}
+	return nil
+}
+
+func (o *opener) lostDatabase(why string) error {
+	return &lifecycle.Refused{Check: "database", Reason: "there is no database in " + o.storeName() + ", but " + why + ": the database is lost, not new",
+		Hint: "put back the newest copy of it"}
 }
 
 func readSettings(path string) (settings, error) {

@@ -34,6 +34,7 @@ is left anywhere else, and the directory stays for you to look around in.`,
 	}
 	cmd.Flags().StringVar(&into, "dir", "", "a `directory` that is not there yet or empty (default: a new temporary one)")
 	prints(cmd, "table")
+	annotate(cmd, annotationNoConfig, "yes")
 	exits(cmd, exitDone, exitFailed, exitUsage)
 	return cmd
 }
@@ -171,6 +172,15 @@ func (d *demonstration) step(text string) {
 	d.say("── %s\n", strings.ReplaceAll(text, "\n", "\n   "))
 }
 
+// nested is a run of the program that knows no environment: what is configured on
+// this machine is not the demo's to touch.
+func (d *demonstration) nested(screen io.Writer) *app {
+	return &app{
+		in: strings.NewReader(""), out: bufio.NewWriter(screen), err: screen, getenv: func(string) string { return "" },
+		width: demoWidth, now: d.now, log: newLog(io.Discard, d.log.GetLevel()), progress: newProgress(io.Discard, false),
+	}
+}
+
 // run shows a command and what it prints, as a person would see it, and fails
 // unless it ends with the exit code that the story needs.
 func (d *demonstration) run(ctx context.Context, want int, args ...string) error {
@@ -181,10 +191,7 @@ func (d *demonstration) run(ctx context.Context, want int, args ...string) error
 		}
 	}
 	var screen bytes.Buffer
-	sub := &app{
-		in: strings.NewReader(""), out: bufio.NewWriter(&screen), err: &screen,
-		width: demoWidth, now: d.now, log: newLog(io.Discard, d.log.GetLevel()), progress: newProgress(io.Discard, false),
-	}
+	sub := d.nested(&screen)
 	format := "table"
 	if args[0] == "export" {
 		format = "jsonl"
@@ -249,12 +256,16 @@ func commandLine(args []string) string {
 
 // hotStoreRefuses asks the hot store alone for a record that was archived.
 func (d *demonstration) hotStoreRefuses(ctx context.Context, id string) (err error) {
-	at, err := openData(ctx, filepath.Join(d.dir, "data"), d.now)
+	sub := d.nested(io.Discard)
+	if sub.cfg, err = loadConfig("", filepath.Join(d.dir, "data"), "--data", sub.getenv); err != nil {
+		return err
+	}
+	e, close, err := sub.engine(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, at.close()) }()
-	_, err = d.engineOn(at).HotLine(ctx, id)
+	defer func() { err = errors.Join(err, close()) }()
+	_, err = e.HotLine(ctx, id)
 	if !errors.Is(err, shred.ErrDestroyed) {
 		return errors.Join(fmt.Errorf("the hot store did not refuse record %s", id), err)
 	}

@@ -24,7 +24,7 @@ func TestDemo(t *testing.T) {
 	}
 	demo := func(args ...string) (int, string, string) {
 		var out, messages bytes.Buffer
-		a := &app{in: strings.NewReader(""), out: bufio.NewWriter(&out), err: &messages, width: 80, now: time.Now, progress: newProgress(io.Discard, false)}
+		a := &app{in: strings.NewReader(""), out: bufio.NewWriter(&out), err: &messages, width: 80, now: time.Now, getenv: os.Getenv, progress: newProgress(io.Discard, false)}
 		code := run(context.Background(), a, append([]string{"demo"}, args...))
 		return code, out.String(), messages.String()
 	}

@@ -40,6 +40,10 @@ func TestDocumented(t *testing.T) {
 		"shred status":                       {shredStatus{}},
 		"shred identity":                     {identityResult{}},
 		"shred recover":                      {lifecycle.KeyringRecovery{}},
+		"vault list, vault add, vault retire": {lifecycle.VaultView{}},
+		"vault sync":                         {lifecycle.VaultSync{}},
+		"doctor":                             {lifecycle.Check{}},
+		"config show":                        {setting{}},
 		"version":                            {versionResult{}},
 	} {
 		text, ok := sections[title]

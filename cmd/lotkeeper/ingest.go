@@ -82,7 +82,7 @@ func (a *app) ingest(ctx context.Context, files []string, f ingestFlags) error {
 	if err != nil {
 		return err
 	}
-	rejects, err := newRejects(a.Data, files, f.rejects, a.now())
+	rejects, err := newRejects(a.cfg.Data, files, f.rejects, a.now())
 	if err != nil {
 		return err
 	}

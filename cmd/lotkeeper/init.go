@@ -3,10 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/archive/dir"
 )
 
@@ -42,29 +43,34 @@ func newInit(a *app) *cobra.Command {
 		Short: "Make the data directory: database, vault and keyring",
 		Long: `Make the data directory: an embedded database, a vault in a directory, and a
 keyring. A directory that is not empty and was not made by init is refused. One
-that was is left as it is; an init that was interrupted is finished.`,
+that was is left as it is; an init that was interrupted is finished.
+
+With a configuration file (--config) it makes what may be made: directories, the
+keyring, the schema in a PostgreSQL database that is there. It tries out each
+bucket and refuses one that cannot lock; that takes some seconds, and leaves
+nothing.`,
 		Example: `  lotkeeper init
-  lotkeeper --data /srv/lotkeeper init --mirror /mnt/other-disk/keyring`,
+  lotkeeper --data /srv/lotkeeper init --mirror /mnt/other-disk/keyring
+  lotkeeper --config /etc/lotkeeper.yaml init`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			d, created, err := createData(cmd.Context(), a.Data, mirrors, a.Actor, a.now)
+			o, err := newOpener(a.cfg, a.now)
+			if err != nil {
+				return err
+			}
+			d, created, err := o.create(cmd.Context(), mirrors, a.Actor)
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, d.close()) }()
-			s, err := readSettings(d.path)
-			if err != nil {
-				return err
-			}
-			res := initResult{
-				Data: d.path, Store: filepath.Join(d.path, databaseFile),
-				Keyring: filepath.Join(d.path, keyringDir), KeyringMirrors: s.KeyringMirrors,
-			}
+			res := initResult{Data: o.path, Store: o.storeName(), Vaults: []vaultResult{}, Keyring: d.keyring[0], KeyringMirrors: append([]string{}, d.keyring[1:]...)}
+			advisory := false
 			for _, v := range d.vaults {
 				st, err := v.Status(cmd.Context())
 				if err != nil {
-					return err
+					return fmt.Errorf("couldn't reach vault %s: %w", v.Name(), err)
 				}
+				advisory = advisory || st.Lock == archive.LockAdvisory
 				res.Vaults = append(res.Vaults, vaultResult{v.Name(), st.Lock})
 			}
 			if err := result(a, res, func(s *screen) {
@@ -81,11 +87,15 @@ that was is left as it is; an init that was interrupted is finished.`,
 				return err
 			}
 			if !created {
-				a.note("%s was initialised before and is left as it is", d.path)
+				a.note("%s was initialised before and is left as it is", o.path)
 				return nil
 			}
 			a.out.Flush()
-			fmt.Fprintf(a.err, "\n%s\n%s", dir.Limits, keyringLimits)
+			limits := []string{keyringLimits}
+			if advisory {
+				limits = []string{dir.Limits, keyringLimits}
+			}
+			fmt.Fprintf(a.err, "\n%s", strings.Join(limits, "\n"))
 			return nil
 		},
 	}

@@ -74,11 +74,12 @@ func exitCode(err error) int {
 	var usage *usageError
 	var found *findings
 	var refused *lifecycle.Refused
+	var badConfig *configError
 	switch {
 	case err == nil, errors.Is(err, unix.EPIPE):
 		// Whoever read our output has seen enough, as in "| head".
 		return exitDone
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.As(err, &badConfig):
 		return exitUsage
 	case errors.As(err, &refused):
 		return exitRefused
@@ -153,8 +154,8 @@ func (a *app) hint(err error) string {
 		hint = "nothing was changed since; to see the later run, type: lotkeeper run list"
 	}
 	// A hint can be typed as it stands.
-	if a.dataGiven {
-		hint = strings.ReplaceAll(hint, "type: lotkeeper ", "type: lotkeeper --data "+shellQuote(a.Data)+" ")
+	if a.where != "" {
+		hint = strings.ReplaceAll(hint, "type: lotkeeper ", "type: lotkeeper"+a.where+" ")
 	}
 	return hint
 }

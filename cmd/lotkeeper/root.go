@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -35,6 +34,7 @@ lives in ./lotkeeper-data.`,
 
 	f := root.PersistentFlags()
 	f.SortFlags = false
+	f.StringVar(&a.Config, "config", "", "configuration `FILE` in YAML (LOTKEEPER_CONFIG); default: none")
 	f.StringVar(&a.Data, "data", "lotkeeper-data", "data directory `DIR` (LOTKEEPER_DATA)")
 	f.StringVarP(&a.Output, "output", "o", "", "`FORMAT`: table, json, csv or jsonl (LOTKEEPER_OUTPUT)")
 	f.StringVar(&a.LogLevel, "log-level", "warn", "`LEVEL` of the log on standard error: debug, info, warn or error (LOTKEEPER_LOG_LEVEL)")
@@ -42,7 +42,7 @@ lives in ./lotkeeper-data.`,
 
 	root.AddCommand(
 		newInit(a), newIngest(a), newSweep(a), newRecord(a), newHold(a), newRun(a), newReport(a),
-		newVerify(a), newExport(a), newShred(a), newDemo(a), newVersion(a),
+		newVerify(a), newExport(a), newShred(a), newVault(a), newDoctor(a), newConfig(a), newDemo(a), newVersion(a),
 	)
 	root.SetHelpCommand(newHelp())
 	root.InitDefaultHelpCmd()
@@ -54,6 +54,7 @@ lives in ./lotkeeper-data.`,
 func newHelp() *cobra.Command {
 	return &cobra.Command{
 		Use: "help [COMMAND]", Short: "Help for a command",
+		Annotations: map[string]string{annotationNoConfig: "yes"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, rest, err := cmd.Root().Find(args)
 			if err != nil || len(rest) > 0 {
@@ -113,6 +114,7 @@ const (
 	annotationFormats  = "formats" // the first is the default
 	annotationExits    = "exits"
 	annotationFindings = "findings"
+	annotationNoConfig = "noconfig"
 )
 
 func annotate(cmd *cobra.Command, key, value string) {
@@ -132,6 +134,11 @@ func formatsOf(cmd *cobra.Command) []string {
 		return strings.Fields(f)
 	}
 	return []string{"table", "json", "csv", "jsonl"}
+}
+
+// usesConfig says that a command works on what the configuration names.
+func usesConfig(cmd *cobra.Command) bool {
+	return cmd.Annotations[annotationNoConfig] == "" && cmd.HasParent() && !cmd.HasAvailableSubCommands()
 }
 
 // exits lists the exit codes of a command beside 0 and 2.
@@ -197,11 +204,11 @@ func help(a *app, cmd *cobra.Command) {
 
 // environment fills in what flags do not say: flags win over LOTKEEPER_*, which
 // win over defaults.
-func environment(flags *pflag.FlagSet) error {
+func environment(flags *pflag.FlagSet, getenv func(string) string) error {
 	var err error
 	flags.VisitAll(func(f *pflag.Flag) {
 		name := "LOTKEEPER_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if value, ok := os.LookupEnv(name); ok && value != "" && !f.Changed {
+		if value := getenv(name); value != "" && !f.Changed {
 			if setErr := flags.Set(f.Name, value); setErr != nil {
 				err = usagef("%s: %v", name, setErr)
 			}

@@ -193,10 +193,17 @@ else, and it cannot be called back.`,
 				if err := result(a, identityResult{g.ID, g.ObjectKey, secret}, func(s *screen) { s.printf("%s\n", secret) }); err != nil {
 					return err
 				}
+				// A vault that is a directory can be named as it is.
+				object := g.ObjectKey
+				for _, v := range a.cfg.Vaults {
+					if t, err := parseVault(v); err == nil && t.kind == "dir" && slices.ContainsFunc(g.Copies, func(c lifecycle.Copy) bool { return c.Vault == v.Name }) {
+						object = filepath.Join(t.path, filepath.FromSlash(g.ObjectKey))
+					}
+				}
 				a.note("it opens the %s of segment %s, wherever a copy of it is, and nothing else", plural(g.Records, "record"), g.ID)
 				a.note("with the identity in a file named identity, age 1.3 or later, and zstd, type:")
 				a.out.Flush()
-				fmt.Fprintf(a.err, "\n  age -d -i identity %s | zstd -d\n\n", shellQuote(filepath.Join(a.Data, vaultDir, filepath.FromSlash(g.ObjectKey))))
+				fmt.Fprintf(a.err, "\n  age -d -i identity %s | zstd -d\n\n", shellQuote(object))
 				return nil
 			})
 		},

@@ -34,6 +34,7 @@ func newVersion(a *app) *cobra.Command {
 			})
 		},
 	}
+	annotate(cmd, annotationNoConfig, "yes")
 	exits(cmd)
 	return cmd
 }

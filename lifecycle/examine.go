@@ -1,0 +1,130 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/lotkeeper/lotkeeper/archive"
+	"github.com/lotkeeper/lotkeeper/cte"
+)
+
+// Inspector is a Store that can be tried out beyond what opening it asks.
+type Inspector interface {
+	Inspect(ctx context.Context) []archive.Check
+}
+
+// Check is one thing that Examine looked at.
+type Check struct {
+	// Subject is "database", "policy", "keyring", "clock" or "vault NAME".
+	Subject string `json:"subject"`
+	Check   string `json:"check"`
+	OK      bool   `json:"ok"`
+	Found   string `json:"found"`
+	// Hint is what to change, or to type; empty if OK.
+	Hint string `json:"hint"`
+}
+
+// Examine looks at everything that an ingest or a sweep stands on, and leaves
+// nothing behind. It takes as long as locks of some seconds need to end. It goes
+// on to the end whatever it finds.
+func (e *Engine) Examine(ctx context.Context) []Check {
+	var out []Check
+	add := func(subject string, c archive.Check) {
+		out = append(out, Check{subject, c.Name, c.OK, c.Found, c.Hint})
+		e.progress("doctor", len(out))
+	}
+	// ask turns an error, a refusal with its hint, into a check.
+	ask := func(subject, name, found string, err error) {
+		c := archive.Check{Name: name, OK: err == nil, Found: found}
+		if r, ok := IsRefused(err); ok {
+			c.Found, c.Hint = r.Reason, r.Hint
+		} else if err != nil {
+			c.Found, c.Hint = err.Error(), "see what the message says, mend it and try again"
+		}
+		add(subject, c)
+	}
+	info, err := e.Store.Info(ctx)
+	ask("database", "readable", fmt.Sprintf("%d leaves, the newest of %s", info.NewestLeaf.ID, cte.FormatTime(info.NewestLeaf.At)), err)
+	if i, ok := e.Store.(Inspector); ok {
+		for _, c := range i.Inspect(ctx) {
+			add("database", c)
+		}
+	}
+	ask("policy", "as initialised", fmt.Sprintf("%s: archived after %d days, purged %d years later", e.Policy.Name, e.Policy.ArchiveAfterDays, e.Policy.PurgeAfterYears), e.checkPolicy(ctx))
+	status, err := e.Keys.Status(ctx)
+	if err == nil {
+		err = e.CheckKeyring(ctx)
+	}
+	var copies []string
+	for _, c := range status.Copies {
+		copies = append(copies, c.Path)
+	}
+	ask("keyring", "in order", fmt.Sprintf("epoch %d, in %s and nowhere else that is known", status.Epoch, strings.Join(copies, ", ")), err)
+	now := e.Now().UTC()
+	ask("clock", "plausible", cte.FormatTime(now), e.checkClock(ctx, now))
+
+	views, err := e.VaultViews(ctx)
+	if err != nil {
+		ask("vaults", "listed", "", err)
+	}
+	counting := 0
+	for _, v := range views {
+		if v.State == ActiveVault {
+			counting++
+		}
+		if v.State == Retired {
+			continue
+		}
+		subject := "vault " + v.Name
+		c := archive.Check{Name: "counts", OK: v.State == ActiveVault || v.State == Retiring, Found: string(v.State)}
+		switch v.State {
+		case Joining:
+			c.Hint = "type: lotkeeper vault sync " + v.Name
+		case "unknown":
+			c.Found, c.Hint = "configured, and never added", "type: lotkeeper vault add "+v.Name
+		}
+		add(subject, c)
+		vault, err := e.vault(v.Name)
+		if err != nil {
+			ask(subject, "configured", "", err)
+			continue
+		}
+		if i, ok := vault.(archive.Inspector); ok {
+			for _, c := range i.Inspect(ctx) {
+				add(subject, c)
+			}
+			continue
+		}
+		ask(subject, "locks", v.Lock, e.checkVault(ctx, vault, now))
+	}
+	if err == nil && counting == 0 {
+		add("vaults", archive.Check{Name: "one counts", Found: "none", Hint: "type: lotkeeper vault list"})
+	}
+	return out
+}
+
+// checkPolicy refuses another policy than the database was made with: the day on
+// which each record falls due is in its class, and a policy that is only written
+// into a file would be believed in and not kept.
+func (e *Engine) checkPolicy(ctx context.Context) error {
+	leaves, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionInit}})
+	if err != nil {
+		return err
+	}
+	for _, l := range leaves {
+		var body struct {
+			Policy Policy `json:"policy"`
+			Hash   string `json:"policy_hash"`
+		}
+		if err := json.Unmarshal(l.Body, &body); err != nil {
+			return fmt.Errorf("leaf %d: %w", l.ID, err)
+		}
+		if body.Hash != "" && body.Hash != e.Policy.Hash() {
+			return &Refused{"policy", fmt.Sprintf("the configured policy is not the one that the database was made with (%s: %d days, %d years)",
+				body.Policy.Name, body.Policy.ArchiveAfterDays, body.Policy.PurgeAfterYears), "set the policy in the configuration to what it was"}
+		}
+	}
+	return nil
+}
