@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -54,6 +56,8 @@ func Open(_ context.Context, o Options) (*Vault, error) {
 	switch {
 	case o.Bucket == "":
 		return fail(errors.New("no bucket is named"))
+	case o.Endpoint == "", strings.ContainsAny(o.Endpoint, "/@"):
+		return fail(errors.New("Endpoint is not a host or host:port"))
 	case o.AccessKey == "", o.SecretKey == "":
 		return fail(errors.New("no access key or no secret key is given"))
 	}
@@ -99,6 +103,9 @@ func (c *client) PutObject(ctx context.Context, key string, body io.ReadSeeker, 
 		// As a header of our own, which the library passes on: its Checksum
 		// would come as a trailer, which not every server takes over plain HTTP.
 		UserMetadata: map[string]string{"x-amz-checksum-sha256": base64.StdEncoding.EncodeToString(o.SHA256[:])},
+		// No hash computed for the signature, chunk by chunk: the request is
+		// signed with the one that is handed to PutObject below.
+		DisableContentSha256: true,
 	}
 	opts.SetMatchETagExcept("*")
 	// Core's PutObject is one PUT whatever the size; the wrapped body has no
@@ -175,6 +182,11 @@ func (c *client) ListObjectVersions(ctx context.Context, prefix string) iter.Seq
 
 func (c *client) GetObjectRetention(ctx context.Context, key, versionID string) (archive.Mode, time.Time, error) {
 	mode, until, err := c.core.GetObjectRetention(ctx, c.bucket, key, versionID)
+	if bad := xml.UnmarshalError(""); errors.As(err, &bad) {
+		// versitygw 1.8 names the root element after S3's documentation, the
+		// library wants it as S3 really sends it.
+		return "", time.Time{}, fmt.Errorf("%w: %w", archive.ErrLockUnknown, err)
+	}
 	if err != nil || mode == nil || until == nil {
 		return "", time.Time{}, err
 	}

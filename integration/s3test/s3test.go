@@ -183,7 +183,20 @@ func (s *Server) Bucket(t *testing.T, locking bool) string {
 	if err := s.Admin(t).MakeBucket(t.Context(), name, minio.MakeBucketOptions{Region: "us-east-1", ObjectLocking: locking}); err != nil {
 		t.Fatalf("couldn't make a bucket on %s: %v", s.Name, err)
 	}
-	return name
+	if !locking {
+		return name
+	}
+	// MinIO was seen to forget the lock of a bucket made a moment ago, for a
+	// moment, while others were being made.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		lock, _, _, _, err := s.Admin(t).GetObjectLockConfig(t.Context(), name)
+		if lock == "Enabled" {
+			return name
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the new bucket on %s has no Object Lock: %v", s.Name, err)
+		}
+	}
 }
 
 // Wait is a vault's Options.Wait that really waits.

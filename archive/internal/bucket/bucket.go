@@ -33,6 +33,8 @@ type API interface {
 	// ListObjectVersions yields full keys, in the server's order. An error ends it.
 	ListObjectVersions(ctx context.Context, prefix string) iter.Seq2[archive.Version, error]
 
+	// GetObjectRetention's error wraps archive.ErrLockUnknown for an answer that
+	// the library cannot read.
 	GetObjectRetention(ctx context.Context, key, versionID string) (archive.Mode, time.Time, error)
 	PutObjectRetention(ctx context.Context, key, versionID string, mode archive.Mode, until time.Time) error
 	GetObjectLegalHold(ctx context.Context, key, versionID string) (bool, error)
@@ -494,6 +496,8 @@ func (v *Vault) remove(ctx context.Context, key, versionID string) error {
 		switch {
 		case err == errDeleteMarker:
 			return nil
+		case errors.Is(err, archive.ErrLockUnknown):
+			return fmt.Errorf("%w: %w", archive.ErrLocked, err)
 		case err != nil:
 			return err
 		case info.LegalHold:

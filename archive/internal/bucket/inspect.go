@@ -33,11 +33,14 @@ const (
 func (v *Vault) Inspect(ctx context.Context) []archive.Check {
 	i := &inspection{Vault: v, folder: "inspect-" + strings.ToLower(rand.Text())}
 	if i.bucket(ctx) {
-		if key, put, ok := i.lock(ctx); ok {
-			i.legalHold(ctx, key, put)
-			i.refusal(ctx, key, put)
+		key, versionID, ok := i.lock(ctx)
+		if ok {
+			i.refusal(ctx, key, versionID)
 		}
 		i.bypass(ctx)
+		if ok && i.legalHold(ctx, key, versionID) {
+			i.holdAlone(ctx, key, versionID)
+		}
 		i.cleanUp(ctx)
 	}
 	return i.checks
@@ -129,25 +132,44 @@ func (i *inspection) lock(ctx context.Context) (key, versionID string, ok bool) 
 	return key, versionID, i.add(name, true, "", "an object locked for %v reads back as put", probeLock)
 }
 
-func (i *inspection) legalHold(ctx context.Context, key, versionID string) {
+func (i *inspection) legalHold(ctx context.Context, key, versionID string) bool {
 	const name, hint = "legal hold", "let the credentials s3:PutObjectLegalHold and s3:GetObjectLegalHold"
 	for _, on := range []bool{true, false} {
 		if err := i.SetLegalHold(ctx, key, versionID, on); err != nil {
-			i.add(name, false, hint, "%v", err)
-			return
+			return i.add(name, false, hint, "%v", err)
 		}
 		if info, err := i.Stat(ctx, key, versionID); err != nil || info.LegalHold != on {
-			i.add(name, false, hint, "set to %v, it reads back as %v: %v", on, info.LegalHold, err)
-			return
+			return i.add(name, false, hint, "set to %v, it reads back as %v: %v", on, info.LegalHold, err)
 		}
 	}
-	i.add(name, true, "", "it can be set, read back and lifted")
+	return i.add(name, true, "", "it can be set, read back and lifted")
 }
 
+// refusal asks the server itself: Delete would look at the lock first.
 func (i *inspection) refusal(ctx context.Context, key, versionID string) {
-	err := i.Delete(ctx, key, versionID)
-	i.add("delete while locked", errors.Is(err, archive.ErrLocked),
-		"this server does not keep to Object Lock: do not use it", "deleting a locked version: %v", err)
+	err := i.api.DeleteObject(ctx, i.prefix+key, versionID, false)
+	status, _ := i.api.Answer(err)
+	i.add("delete while locked", status/100 == 4,
+		"this server does not keep to Object Lock: do not use it", "deleting a version under a COMPLIANCE lock: %v", err)
+}
+
+// holdAlone looks whether a legal hold still holds when the retention beside it
+// is over: that is what a recall relies on.
+func (i *inspection) holdAlone(ctx context.Context, key, versionID string) {
+	const name, hint = "legal hold after the lock", "upgrade the server; until then no hold protects an archived segment from anybody but this program"
+	err := i.SetLegalHold(ctx, key, versionID, true)
+	if err == nil {
+		err = i.waitOut(ctx)
+	}
+	if err != nil {
+		i.add(name, false, "", "%v", err)
+		return
+	}
+	err = i.api.DeleteObject(ctx, i.prefix+key, versionID, false)
+	status, _ := i.api.Answer(err)
+	if i.add(name, status/100 == 4, hint, "deleting a version under legal hold whose lock is over: %v", err) {
+		_ = i.SetLegalHold(ctx, key, versionID, false) // cleanUp will see
+	}
 }
 
 // bypass tries what no other call of this program does.
@@ -167,23 +189,27 @@ func (i *inspection) bypass(ctx context.Context) {
 		"the credentials can lift a GOVERNANCE lock: %v", err == nil)
 }
 
-// cleanUp waits until everything is unlocked, by the server's clock, and removes
-// each version and delete marker.
+// waitOut waits until everything is unlocked, by the server's clock.
+func (i *inspection) waitOut(ctx context.Context) error {
+	for range 10 {
+		s, err := i.Status(ctx)
+		if err != nil || s.Now.After(i.until) {
+			return err
+		}
+		if err := i.Wait(ctx, i.until.Sub(s.Now)+time.Second); err != nil {
+			return err
+		}
+	}
+	return errors.New("the server's clock does not move on")
+}
+
+// cleanUp removes each version and delete marker, once it is unlocked.
 func (i *inspection) cleanUp(ctx context.Context) {
 	const name = "nothing left behind"
 	hint := fmt.Sprintf("delete every version under %s%s/ after %s", i.prefix, i.folder, i.until.Format(time.RFC3339))
-	for {
-		s, err := i.Status(ctx)
-		if err == nil && s.Now.After(i.until) {
-			break
-		}
-		if err == nil {
-			err = i.Wait(ctx, i.until.Sub(s.Now)+time.Second)
-		}
-		if err != nil {
-			i.add(name, false, hint, "%v", err)
-			return
-		}
+	if err := i.waitOut(ctx); err != nil {
+		i.add(name, false, hint, "%v", err)
+		return
 	}
 	var left []archive.Version
 	var errs []error
