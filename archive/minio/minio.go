@@ -57,7 +57,7 @@ func Open(_ context.Context, o Options) (*Vault, error) {
 	case o.Bucket == "":
 		return fail(errors.New("no bucket is named"))
 	case o.Endpoint == "", strings.ContainsAny(o.Endpoint, "/@"):
-		return fail(errors.New("Endpoint is not a host or host:port"))
+		return fail(errors.New("the endpoint is not host or host:port"))
 	case o.AccessKey == "", o.SecretKey == "":
 		return fail(errors.New("no access key or no secret key is given"))
 	}

@@ -22,10 +22,12 @@ import (
 // or through the vault's own if that is nil. The vault's name is its library's.
 type Open func(t *testing.T, s *Server, bucket string, transport http.RoundTripper) archive.Vault
 
+// A fault answers a request, by send or otherwise.
+type fault func(req *http.Request, send http.RoundTripper) (*http.Response, error)
+
 // A wire stands between a vault and its server.
 type wire struct {
-	// fault answers a request, by send or otherwise.
-	fault func(req *http.Request, send http.RoundTripper) (*http.Response, error)
+	fault fault // nil: none
 
 	mu   sync.Mutex
 	sent []string // the method of each request, in order. Guarded by mu
@@ -133,10 +135,10 @@ func (s *scene) locked(info archive.ObjectInfo, v archive.Version) {
 	}
 }
 
-// onlyOnce lets fault happen to the first n requests of a method.
-func onlyOnce(method string, n int, fault func(req *http.Request, send http.RoundTripper) (*http.Response, error)) func(*http.Request, http.RoundTripper) (*http.Response, error) {
+// first lets f happen to the next n requests of a method.
+func (w *wire) first(n int, method string, f fault) {
 	var mu sync.Mutex
-	return func(req *http.Request, send http.RoundTripper) (*http.Response, error) {
+	w.fault = func(req *http.Request, send http.RoundTripper) (*http.Response, error) {
 		mu.Lock()
 		hit := req.Method == method && n > 0
 		if hit {
@@ -144,14 +146,14 @@ func onlyOnce(method string, n int, fault func(req *http.Request, send http.Roun
 		}
 		mu.Unlock()
 		if hit {
-			return fault(req, send)
+			return f(req, send)
 		}
 		return send.RoundTrip(req)
 	}
 }
 
 // edit changes the answers to GET and HEAD.
-func edit(change func(*http.Response)) func(*http.Request, http.RoundTripper) (*http.Response, error) {
+func edit(change func(*http.Response)) fault {
 	return func(req *http.Request, send http.RoundTripper) (*http.Response, error) {
 		resp, err := send.RoundTrip(req)
 		if err == nil && (req.Method == http.MethodGet || req.Method == http.MethodHead) && resp.StatusCode == http.StatusOK {
@@ -212,7 +214,7 @@ func requests(s *scene) {
 }
 
 func recovers(s *scene) {
-	s.wire.fault = onlyOnce(http.MethodPut, 2, func(req *http.Request, _ http.RoundTripper) (*http.Response, error) {
+	s.wire.first(2, http.MethodPut, func(req *http.Request, _ http.RoundTripper) (*http.Response, error) {
 		return answer(req, http.StatusInternalServerError, "InternalError"), nil
 	})
 	v, err := s.put()
@@ -232,7 +234,7 @@ var errCut = errors.New("connection reset by peer")
 // ackLost: the server has stored the object, and nobody learns of it. Whatever
 // Put says, there is one version, and it is whole.
 func ackLost(s *scene) {
-	s.wire.fault = onlyOnce(http.MethodPut, 1, func(req *http.Request, send http.RoundTripper) (*http.Response, error) {
+	s.wire.first(1, http.MethodPut, func(req *http.Request, send http.RoundTripper) (*http.Response, error) {
 		resp, err := send.RoundTrip(req)
 		if err != nil || resp.StatusCode != http.StatusOK {
 			s.Errorf("the server did not store the object: %v", err)
@@ -260,11 +262,11 @@ func conflict(s *scene) {
 	conflicting := func(req *http.Request, _ http.RoundTripper) (*http.Response, error) {
 		return answer(req, http.StatusConflict, "ConditionalRequestConflict"), nil
 	}
-	s.wire.fault = onlyOnce(http.MethodPut, 2, conflicting)
+	s.wire.first(2, http.MethodPut, conflicting)
 	if _, err := s.put(); err != nil {
 		s.Errorf("the other put failed, and this one: %v", err)
 	}
-	s.wire.fault = onlyOnce(http.MethodPut, 1000, conflicting)
+	s.wire.first(1000, http.MethodPut, conflicting)
 	if _, err := s.put(); !errors.Is(err, archive.ErrExists) {
 		s.Errorf("the other put succeeded, and this one: %v", err)
 	}
@@ -274,7 +276,7 @@ func conflict(s *scene) {
 // key, soon, and no secret.
 func givesUp(s *scene) {
 	o := archive.PutOptions{SHA256: sha256.Sum256(body), Size: int64(len(body)), Mode: archive.Compliance, RetainUntil: time.Now().Add(time.Minute)}
-	for name, fault := range map[string]func(*http.Request, http.RoundTripper) (*http.Response, error){
+	for name, fault := range map[string]fault{
 		"503": func(req *http.Request, _ http.RoundTripper) (*http.Response, error) {
 			return answer(req, http.StatusServiceUnavailable, "SlowDown"), nil
 		},
@@ -447,7 +449,7 @@ func deleteRefused(s *scene) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.wire.fault = onlyOnce(http.MethodDelete, 1, func(req *http.Request, _ http.RoundTripper) (*http.Response, error) {
+	s.wire.first(1, http.MethodDelete, func(req *http.Request, _ http.RoundTripper) (*http.Response, error) {
 		return answer(req, http.StatusForbidden, "AccessDenied"), nil
 	})
 	if err := s.vault.Delete(s.Context(), key, info.VersionID); err == nil || errors.Is(err, archive.ErrLocked) {
@@ -554,7 +556,7 @@ func ExerciseInspect(t *testing.T, open Open) {
 	Each(t, func(t *testing.T, server *Server) {
 		for name, test := range map[string]struct {
 			locking, noBucket bool
-			fault             func(*http.Request, http.RoundTripper) (*http.Response, error)
+			fault             fault
 			failed            []string
 		}{
 			// What runs as the server's root user can bypass governance.
