@@ -40,7 +40,7 @@ else
 endif
 
 test-short: ## run the tests that need no server, once, without the race detector
-	@echo "LOTKEEPER_EMBEDDED_ONLY: PostgreSQL (lifecycle/postgres) and vaults on S3 servers (archive/s3, archive/minio) are left out" >&2
+	@echo "LOTKEEPER_EMBEDDED_ONLY: everything on PostgreSQL (lifecycle/postgres, and the engine on it) and on S3 servers (archive/s3, archive/minio, integration) is left out" >&2
 	CGO_ENABLED=0 LOTKEEPER_EMBEDDED_ONLY=1 $(GO) test -timeout 30m ./...
 
 servers: $(VERSITYGW) $(MINIO) ## build the S3 servers that the tests run against (some minutes, once)

@@ -14,7 +14,8 @@
 // The bucket needs versioning and Object Lock; a default retention is neither
 // needed nor used. The credentials come from the SDK's own chain (environment,
 // shared files, roles) and need, on the bucket: s3:GetBucketVersioning,
-// s3:GetBucketObjectLockConfiguration, s3:ListBucketVersions; on its objects:
+// s3:GetBucketObjectLockConfiguration, s3:ListBucketVersions and s3:ListBucket,
+// without which S3 answers 403 for what is not there; on its objects:
 // s3:PutObject, s3:PutObjectRetention, s3:PutObjectLegalHold, s3:GetObject,
 // s3:GetObjectVersion, s3:GetObjectRetention, s3:GetObjectLegalHold,
 // s3:DeleteObjectVersion; with a KMS key also kms:GenerateDataKey and

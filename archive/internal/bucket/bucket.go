@@ -64,19 +64,18 @@ type Head struct {
 }
 
 // A Config is what a Vault needs beside its API. Everything is required but
-// Prefix.
+// Prefix, which has no slash at its end.
 type Config struct {
-	Name   string
-	Prefix string
-	Now    func() time.Time
-	Wait   func(ctx context.Context, d time.Duration) error
-	Hints  Hints
+	Name, Prefix string
+	Now          func() time.Time
+	Wait         func(ctx context.Context, d time.Duration) error
+	Hints        Hints
 }
 
 // Vault is one bucket, or the part of one under a prefix. It is safe for
 // concurrent use.
 type Vault struct {
-	Config
+	conf   Config
 	api    API
 	prefix string // of full keys: empty, or ends in a slash
 }
@@ -88,7 +87,7 @@ var (
 
 // New returns the vault. It asks nothing of the server.
 func New(c Config, api API) (*Vault, error) {
-	v := &Vault{Config: c, api: api}
+	v := &Vault{conf: c, api: api}
 	switch {
 	case c.Name == "":
 		return nil, errors.New("a vault needs a name")
@@ -105,7 +104,7 @@ func New(c Config, api API) (*Vault, error) {
 }
 
 // Name is the name the vault was opened under.
-func (v *Vault) Name() string { return v.Config.Name }
+func (v *Vault) Name() string { return v.conf.Name }
 
 // Status implements archive.Vault with GetBucketVersioning and
 // GetObjectLockConfiguration. Without both enabled, Lock is empty.
@@ -176,7 +175,7 @@ func (v *Vault) put(ctx context.Context, key string, body io.ReadSeeker, o archi
 		case code == "ConditionalRequestConflict", code == "OperationAborted":
 			// Another put of the key is under way, and may yet fail.
 			if attempt < Attempts {
-				if err := v.Wait(ctx, time.Duration(attempt)*100*time.Millisecond); err != nil {
+				if err := v.conf.Wait(ctx, time.Duration(attempt)*100*time.Millisecond); err != nil {
 					return "", err
 				}
 				continue

@@ -71,21 +71,21 @@ func (i *inspection) bucket(ctx context.Context) bool {
 	if status, code := i.api.Answer(err); err != nil {
 		hint := "check endpoint, region and credentials, and that they may s3:GetBucketVersioning"
 		if status == http.StatusNotFound && code != "NoSuchKey" {
-			hint = i.Hints.CreateBucket
+			hint = i.conf.Hints.CreateBucket
 		}
 		return i.add("bucket", false, hint, "%v", err)
 	}
 	i.add("bucket", true, "", "it is there")
-	here, there := i.Now().UTC(), date.get()
+	here, there := i.conf.Now().UTC(), date.get()
 	skew := there.Sub(here)
 	i.add("clock", skew.Abs() <= maxSkew, "check the date and time service of both machines",
 		"it is %s there and %s here", there.Format(time.RFC3339), here.Format(time.RFC3339))
-	i.add("versioning", versioned, i.Hints.EnableVersioning, "enabled: %v", versioned)
+	i.add("versioning", versioned, i.conf.Hints.EnableVersioning, "enabled: %v", versioned)
 	locks, err := i.locks(ctx)
 	if err != nil {
 		return i.add("object lock", false, "let the credentials s3:GetBucketObjectLockConfiguration", "%v", err)
 	}
-	i.add("object lock", locks, i.Hints.EnableLock, "enabled: %v", locks)
+	i.add("object lock", locks, i.conf.Hints.EnableLock, "enabled: %v", locks)
 	return versioned && locks
 }
 
@@ -196,7 +196,7 @@ func (i *inspection) waitOut(ctx context.Context) error {
 		if err != nil || s.Now.After(i.until) {
 			return err
 		}
-		if err := i.Wait(ctx, i.until.Sub(s.Now)+time.Second); err != nil {
+		if err := i.conf.Wait(ctx, i.until.Sub(s.Now)+time.Second); err != nil {
 			return err
 		}
 	}
