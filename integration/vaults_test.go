@@ -84,7 +84,7 @@ func TestSweepIntoBuckets(t *testing.T) {
 	}
 	_, err = e.Ingest(ctx, []lifecycle.Input{{Name: "test.jsonl", Open: func() (io.ReadCloser, error) {
 		return io.NopCloser(strings.NewReader(lines.String())), nil
-	}}}, lifecycle.IngestOptions{Reject: func(r *cte.Reject) error { return fmt.Errorf("rejected: %v", r) }})
+	}}}, lifecycle.IngestOptions{Reject: func(r *cte.Reject) error { return fmt.Errorf("rejected: %w", r) }})
 	if err != nil {
 		t.Fatal(err)
 	}

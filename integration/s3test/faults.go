@@ -89,7 +89,7 @@ func (s *scene) put() (archive.Version, error) {
 		s.Fatal(err)
 	}
 	return s.vault.Put(s.Context(), key, bytes.NewReader(body), archive.PutOptions{
-		SHA256: sha256.Sum256(body), Size: int64(len(body)), Mode: archive.Compliance, RetainUntil: status.Now.Add(3 * time.Second),
+		SHA256: sha256.Sum256(body), Size: int64(len(body)), Mode: archive.Compliance, RetainUntil: status.Now.Add(time.Minute),
 	})
 }
 
