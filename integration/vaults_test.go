@@ -51,7 +51,7 @@ func TestSweepIntoBuckets(t *testing.T) {
 	eastBucket, westBucket := east.Bucket(t, true), west.Bucket(t, true)
 	eastWire, westWire := new(counter), new(counter)
 	eastVault, err := s3.Open(ctx, s3.Options{
-		Name: "east", Bucket: eastBucket, Endpoint: "http://" + east.Endpoint, PathStyle: true, Region: "us-east-1",
+		Name: "east", Bucket: eastBucket, Endpoint: east.URL(), PathStyle: true, Region: "us-east-1",
 		Now: time.Now, Wait: s3test.Wait, Transport: eastWire,
 	})
 	if err != nil {

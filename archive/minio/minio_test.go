@@ -16,7 +16,7 @@ import (
 func open(t *testing.T, s *s3test.Server, bucket string, transport http.RoundTripper) archive.Vault {
 	t.Helper()
 	v, err := minio.Open(t.Context(), minio.Options{
-		Name: "minio-go", Endpoint: s.Endpoint, Bucket: bucket, Prefix: s3test.Prefix, Region: "us-east-1",
+		Name: "minio-go", Endpoint: s.Endpoint, TLS: s.TLS, Bucket: bucket, Prefix: s3test.Prefix, Region: "us-east-1",
 		AccessKey: s3test.AccessKey, SecretKey: s3test.SecretKey,
 		Now: time.Now, Wait: s3test.Wait, Transport: transport,
 	})

@@ -19,7 +19,7 @@ import (
 func open(t *testing.T, s *s3test.Server, bucket string, transport http.RoundTripper) archive.Vault {
 	t.Helper()
 	v, err := s3.Open(t.Context(), s3.Options{
-		Name: "aws", Bucket: bucket, Prefix: s3test.Prefix, Region: "us-east-1", Endpoint: "http://" + s.Endpoint, PathStyle: true,
+		Name: "aws", Bucket: bucket, Prefix: s3test.Prefix, Region: "us-east-1", Endpoint: s.URL(), PathStyle: true,
 		Now: time.Now, Wait: s3test.Wait, Transport: transport,
 	})
 	if err != nil {

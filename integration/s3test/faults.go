@@ -4,9 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -80,6 +85,7 @@ type scene struct {
 	admin  *minio.Client
 	server *Server
 	bucket string
+	open   Open
 }
 
 func (s *scene) put() (archive.Version, error) {
@@ -176,7 +182,7 @@ func stripLock(resp *http.Response) {
 func ExerciseFaults(t *testing.T, open Open) {
 	Each(t, func(t *testing.T, server *Server) {
 		for name, test := range map[string]func(*scene){
-			"Requests": requests, "Recovers": recovers, "AckLost": ackLost, "Conflict": conflict, "GivesUp": givesUp,
+			"Requests": requests, "Headers": headers, "Recovers": recovers, "AckLost": ackLost, "Conflict": conflict, "GivesUp": givesUp,
 			"SentBytes": sentBytes, "OtherBytes": otherBytes, "Truncated": truncated, "WrongChecksum": wrongChecksum,
 			"LockStripped": lockStripped, "LockRefused": lockRefused, "DeleteRefused": deleteRefused, "DeleteMarker": deleteMarker,
 			"NoLock": noLock, "NoBucket": noBucket,
@@ -185,6 +191,7 @@ func ExerciseFaults(t *testing.T, open Open) {
 				t.Parallel()
 				s := &scene{T: t, server: server, wire: new(wire), admin: server.Admin(t), bucket: server.Bucket(t, name != "NoLock")}
 				s.vault = open(t, server, s.bucket, s.wire)
+				s.open = open
 				test(s)
 			})
 		}
@@ -210,6 +217,75 @@ func requests(s *scene) {
 	}
 	if n := s.wire.count("") - before; n != want {
 		s.Errorf("Get took %d requests, want %d", n, want)
+	}
+}
+
+// headers: over TLS as over plain HTTP, Put is one request with everything in
+// its headers. The checksum as a trailer, or the body in signed chunks, is what
+// some servers do not take.
+func headers(s *scene) {
+	backend, err := url.Parse(s.server.URL())
+	if err != nil {
+		s.Fatal(err)
+	}
+	var mu sync.Mutex
+	var seen []*http.Request // guarded by mu
+	see := func(req *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen = append(seen, req)
+	}
+	front := httptest.NewTLSServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(backend)
+		r.Out.Host = r.In.Host // it is signed
+		see(r.In)
+	}})
+	defer front.Close()
+	secure := *s.server
+	secure.Endpoint, secure.TLS = strings.TrimPrefix(front.URL, "https://"), true
+	o := archive.PutOptions{SHA256: sha256.Sum256(body), Size: int64(len(body)), Mode: archive.Compliance, RetainUntil: time.Now().Add(time.Minute)}
+	plain := &wire{fault: func(req *http.Request, send http.RoundTripper) (*http.Response, error) {
+		see(req.Clone(req.Context()))
+		return send.RoundTrip(req)
+	}}
+	for i, v := range []archive.Vault{s.open(s.T, &secure, s.bucket, front.Client().Transport), s.open(s.T, s.server, s.bucket, plain)} {
+		key := fmt.Sprintf("segments/%d.age", i)
+		if _, err := v.Put(s.Context(), key, bytes.NewReader(body), o); err != nil {
+			s.Fatal(err)
+		}
+		mu.Lock()
+		sent := seen
+		mu.Unlock()
+		if len(sent) != 1 || sent[0].Method != http.MethodPut {
+			s.Fatalf("%d requests: %v", len(sent), sent)
+		}
+		h := sent[0].Header
+		if sent[0].ContentLength != o.Size || len(sent[0].TransferEncoding) > 0 || h.Get("X-Amz-Trailer") != "" || strings.Contains(h.Get("Content-Encoding"), "aws-chunked") {
+			s.Errorf("the body comes as %d bytes, %v, %v", sent[0].ContentLength, sent[0].TransferEncoding, h)
+		}
+		for name, want := range map[string]string{
+			"If-None-Match": "*", "X-Amz-Checksum-Sha256": base64.StdEncoding.EncodeToString(o.SHA256[:]), "X-Amz-Object-Lock-Mode": "COMPLIANCE",
+		} {
+			if got := h.Get(name); got != want {
+				s.Errorf("%s: %q, want %q", name, got, want)
+			}
+		}
+		until, err := time.Parse(time.RFC3339, h.Get("X-Amz-Object-Lock-Retain-Until-Date"))
+		if err != nil || !until.Equal(archive.WholeSecond(o.RetainUntil)) {
+			s.Errorf("retain-until %v, want %v, %v", until, archive.WholeSecond(o.RetainUntil), err)
+		}
+		r, info, err := v.Get(s.Context(), key, "")
+		if err != nil {
+			s.Fatal(err)
+		}
+		got, err := io.ReadAll(r)
+		r.Close()
+		if err != nil || !bytes.Equal(got, body) || info.Mode != archive.Compliance || info.SHA256 != o.SHA256 {
+			s.Errorf("read back %d bytes, %+v, %v", len(got), info, err)
+		}
+		mu.Lock()
+		seen = nil
+		mu.Unlock()
 	}
 }
 

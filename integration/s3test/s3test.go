@@ -29,7 +29,16 @@ import (
 // A Server is running until its test has ended.
 type Server struct {
 	Name     string // VersityGW or MinIO
-	Endpoint string // host:port, plain HTTP
+	Endpoint string // host:port
+	TLS      bool
+}
+
+// URL is the endpoint with its scheme.
+func (s *Server) URL() string {
+	if s.TLS {
+		return "https://" + s.Endpoint
+	}
+	return "http://" + s.Endpoint
 }
 
 // The servers there are.
