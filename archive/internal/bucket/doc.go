@@ -29,8 +29,8 @@
 // delete a version that is not there, so Delete looks first.
 //
 // A refusal is no proof of a lock: servers answer 403 to a missing permission,
-// and 400 or 403 to a lock. It is reported as archive.ErrLocked only when
-// GetObjectRetention or GetObjectLegalHold then say so.
+// and 400 or 403 to a lock. It is reported as archive.ErrLocked only when the
+// lock itself, asked for then, says so or cannot be told.
 //
 // The server's clock is the Date header of its answers, to the whole second.
 //
@@ -38,10 +38,11 @@
 //
 // The server with the lock, as package archive says, and TLS or the network with
 // the answers. Get's description comes with the object where the server sends
-// it: a missing x-amz-object-lock-mode is asked for once more by
-// GetObjectRetention and GetObjectLegalHold, since S3 leaves it out for a caller
-// who may not see it; a missing x-amz-object-lock-legal-hold beside a mode counts
-// as no legal hold. Inspect finds a caller that may not see one.
+// it. A missing x-amz-object-lock-mode is asked for by HeadObject, since some
+// servers send it there alone, and then by GetObjectRetention and
+// GetObjectLegalHold, since S3 leaves it out for a caller who may not see it. A
+// missing x-amz-object-lock-legal-hold beside a mode counts as no legal hold:
+// Inspect finds a caller that may not see one.
 //
 // Credentials are the client library's. No error holds any.
 package bucket
