@@ -74,6 +74,11 @@ func TestSweepIntoBuckets(t *testing.T) {
 		Store: store, Vaults: []archive.Vault{eastVault, westVault}, Keys: memkeys.New(), Now: time.Now,
 		Log: zerolog.New(zerolog.NewTestWriter(t)), Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(), Actor: "tester", Software: "test",
 	}
+	for _, v := range e.Vaults {
+		if err := e.AddVault(ctx, v.Name()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	const n = 50
 	lines := new(strings.Builder)
 	// All due, and all of one archive class.
