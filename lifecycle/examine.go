@@ -35,16 +35,7 @@ func (e *Engine) Examine(ctx context.Context) []Check {
 		out = append(out, Check{subject, c.Name, c.OK, c.Found, c.Hint})
 		e.progress("doctor", len(out))
 	}
-	// ask turns an error, a refusal with its hint, into a check.
-	ask := func(subject, name, found string, err error) {
-		c := archive.Check{Name: name, OK: err == nil, Found: found}
-		if r, ok := IsRefused(err); ok {
-			c.Found, c.Hint = r.Reason, r.Hint
-		} else if err != nil {
-			c.Found, c.Hint = err.Error(), "see what the message says, mend it and try again"
-		}
-		add(subject, c)
-	}
+	ask := func(subject, name, found string, err error) { add(subject, asked(name, found, err)) }
 	info, err := e.Store.Info(ctx)
 	ask("database", "readable", fmt.Sprintf("%d leaves, the newest of %s", info.NewestLeaf.ID, cte.FormatTime(info.NewestLeaf.At)), err)
 	if i, ok := e.Store.(Inspector); ok {
@@ -52,7 +43,7 @@ func (e *Engine) Examine(ctx context.Context) []Check {
 			add("database", c)
 		}
 	}
-	ask("policy", "as initialised", fmt.Sprintf("%s: archived after %d days, purged %d years later", e.Policy.Name, e.Policy.ArchiveAfterDays, e.Policy.PurgeAfterYears), e.checkPolicy(ctx))
+	ask("policy", "as initialised", fmt.Sprintf("%s: archive after %d days, purge %d year(s) later", e.Policy.Name, e.Policy.ArchiveAfterDays, e.Policy.PurgeAfterYears), e.checkPolicy(ctx))
 	status, err := e.Keys.Status(ctx)
 	if err == nil {
 		err = e.CheckKeyring(ctx)
@@ -91,18 +82,44 @@ func (e *Engine) Examine(ctx context.Context) []Check {
 			ask(subject, "configured", "", err)
 			continue
 		}
-		if i, ok := vault.(archive.Inspector); ok {
-			for _, c := range i.Inspect(ctx) {
-				add(subject, c)
-			}
-			continue
+		for _, c := range e.ExamineVault(ctx, vault) {
+			out = append(out, c)
+			e.progress("doctor", len(out))
 		}
-		ask(subject, "locks", v.Lock, e.checkVault(ctx, vault, now))
 	}
 	if err == nil && counting == 0 {
 		add("vaults", archive.Check{Name: "one counts", Found: "none", Hint: "type: lotkeeper vault list"})
 	}
 	return out
+}
+
+// ExamineVault tries out one vault. It needs no Store.
+func (e *Engine) ExamineVault(ctx context.Context, v archive.Vault) []Check {
+	subject := "vault " + v.Name()
+	var out []Check
+	if i, ok := v.(archive.Inspector); ok {
+		for _, c := range i.Inspect(ctx) {
+			out = append(out, Check{subject, c.Name, c.OK, c.Found, c.Hint})
+		}
+		return out
+	}
+	st, err := v.Status(ctx)
+	if err == nil {
+		err = e.checkVault(ctx, v, e.Now())
+	}
+	c := asked("locks", st.Lock, err)
+	return []Check{{subject, c.Name, c.OK, c.Found, c.Hint}}
+}
+
+// asked turns an error, a refusal with its hint, into a check.
+func asked(name, found string, err error) archive.Check {
+	c := archive.Check{Name: name, OK: err == nil, Found: found}
+	if r, ok := IsRefused(err); ok {
+		c.Found, c.Hint = r.Reason, r.Hint
+	} else if err != nil {
+		c.Found, c.Hint = err.Error(), "see what the message says, mend it and try again"
+	}
+	return c
 }
 
 // checkPolicy refuses another policy than the database was made with: the day on

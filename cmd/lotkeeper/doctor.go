@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
@@ -21,48 +23,73 @@ own that are locked for seconds, waits, and leaves nothing behind.`,
   lotkeeper doctor -o json | jq '.[] | select(.ok | not)'`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(cmd.Context(), func(e *lifecycle.Engine) error {
-				checks := e.Examine(cmd.Context())
-				failed := 0
-				l := newList(a, []column[lifecycle.Check]{
-					{title: "", cell: func(c lifecycle.Check) string { return map[bool]string{true: "ok", false: "FAILED"}[c.OK] }, whole: true},
-					{title: "SUBJECT", cell: func(c lifecycle.Check) string { return c.Subject }, whole: true},
-					{title: "CHECK", cell: func(c lifecycle.Check) string { return c.Check }, whole: true},
-					{title: "FOUND", cell: func(c lifecycle.Check) string { return c.Found }},
-				})
-				for _, c := range checks {
-					if !c.OK {
-						failed++
-					}
-					if err := l.add(c); err != nil {
-						return err
-					}
+			checks, err := a.examine(cmd.Context())
+			if err != nil {
+				return err
+			}
+			failed := 0
+			l := newList(a, []column[lifecycle.Check]{
+				{title: "", cell: func(c lifecycle.Check) string { return map[bool]string{true: "ok", false: "FAILED"}[c.OK] }, whole: true},
+				{title: "SUBJECT", cell: func(c lifecycle.Check) string { return c.Subject }, whole: true},
+				{title: "CHECK", cell: func(c lifecycle.Check) string { return c.Check }, whole: true},
+				{title: "FOUND", cell: func(c lifecycle.Check) string { return c.Found }},
+			})
+			for _, c := range checks {
+				if !c.OK {
+					failed++
 				}
-				if err := l.close(); err != nil {
+				if err := l.add(c); err != nil {
 					return err
 				}
-				if failed == 0 {
-					return nil
-				}
-				if a.Output == "table" {
-					s := &screen{a: a}
-					for _, c := range checks {
-						if !c.OK {
-							s.printf("\n%s: %s\n", c.Subject, c.Check)
-							s.fields("  ", notEmpty([]string{"found", c.Found, "change", c.Hint})...)
-						}
-					}
-					if s.err != nil {
-						return s.err
+			}
+			if err := l.close(); err != nil || failed == 0 {
+				return err
+			}
+			if a.Output == "table" {
+				s := &screen{a: a}
+				for _, c := range checks {
+					if !c.OK {
+						s.printf("\n%s: %s\n", c.Subject, c.Check)
+						s.fields("  ", notEmpty([]string{"found", c.Found, "change", c.Hint})...)
 					}
 				}
-				return &findings{fmt.Sprintf("%s of %d failed", plural(failed, "check"), len(checks)), "mend what is listed, then type: lotkeeper doctor"}
-			})
+				if s.err != nil {
+					return s.err
+				}
+			}
+			return &findings{fmt.Sprintf("%s of %d failed", plural(failed, "check"), len(checks)), "mend what is listed, then type: lotkeeper doctor"}
 		},
 	}
 	exits(cmd, exitFailed, exitFindings, exitRefused)
 	finds(cmd, "a check failed")
 	return cmd
+}
+
+// examine checks everything; of what cannot be opened, why, and the vaults all the
+// same.
+func (a *app) examine(ctx context.Context) (checks []lifecycle.Check, err error) {
+	e, close, err := a.engine(ctx)
+	if err == nil {
+		return e.Examine(ctx), close()
+	}
+	c := lifecycle.Check{Subject: "installation", Check: "opens", Found: oneLine(err.Error()), Hint: a.hint(err)}
+	if c.Hint == "" {
+		c.Hint = "see what the message says, mend it and try again"
+	}
+	checks = append(checks, c)
+	o, err := newOpener(a.cfg, a.now)
+	if err != nil {
+		return nil, err
+	}
+	e = a.engineOn(&data{})
+	for _, c := range a.cfg.Vaults {
+		v, err := o.openVault(ctx, c, false)
+		if err != nil {
+			v = archive.NewAbsent(c.Name, err)
+		}
+		checks = append(checks, e.ExamineVault(ctx, v)...)
+	}
+	return checks, nil
 }
 
 func newConfig(a *app) *cobra.Command {

@@ -163,7 +163,11 @@ func (a *app) hint(err error) string {
 // oneLine makes text safe for a terminal, and one line of it: joined errors
 // become clauses, and what cannot be printed becomes an escape.
 func oneLine(s string) string {
-	return printable(strings.ReplaceAll(strings.TrimSpace(s), "\n", "; "))
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	return strings.ReplaceAll(printable(strings.Join(lines, "; ")), ":; ", ": ")
 }
 
 // printable replaces everything that a terminal could act on, or show as
