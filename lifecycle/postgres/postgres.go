@@ -283,7 +283,14 @@ const (
 	// A client that vanishes without a word must not keep the lock until TCP
 	// notices, which takes hours: a transaction in which nothing comes for half a
 	// minute is ended by the server.
-	readCommitted = `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; SET LOCAL idle_in_transaction_session_timeout = '30s'`
+	//
+	// All statements of these transactions are about rows that are named one by one,
+	// or lead to them by an index. So a walk through a table is never the better
+	// plan, but what a planner comes to that knows little of a table that has just
+	// grown. And where it has no other, the cost it then sets on one must not make it
+	// compile the statement, which takes longer than the statement.
+	readCommitted = `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; SET LOCAL idle_in_transaction_session_timeout = '30s';
+		SET LOCAL enable_seqscan = off; SET LOCAL jit = off`
 	// inQueue is how long an exclusive transaction may keep others waiting.
 	inQueue = `SET LOCAL lock_timeout = '50ms'`
 	// patience is how long a transaction may take that has the lock: a bound
