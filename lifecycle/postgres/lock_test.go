@@ -202,14 +202,16 @@ func TestNoConvoy(t *testing.T) {
 		})
 	}()
 	waits(t, d, "Lock")
+	inTime, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	var longest time.Duration
 	const n = 30
 	for i := range n {
 		start := time.Now()
-		if _, err := b.Place(t.Context(), hold(fmt.Sprint("h-", i))); err != nil {
+		if _, err := b.Place(inTime, hold(fmt.Sprint("h-", i))); err != nil {
 			t.Fatal(err)
 		}
-		if res, err := b.Merge(t.Context(), []lifecycle.Sealed{record(fmt.Sprint("r-", i))}, nil, tick); err != nil || res.Inserted != 1 {
+		if res, err := b.Merge(inTime, []lifecycle.Sealed{record(fmt.Sprint("r-", i))}, nil, tick); err != nil || res.Inserted != 1 {
 			t.Fatal(res, err)
 		}
 		longest = max(longest, time.Since(start))
@@ -238,9 +240,9 @@ func TestNoConvoy(t *testing.T) {
 	// A context that is done ends the wait.
 	again := begun(t, d, fmt.Sprintf(`SELECT pg_advisory_xact_lock_shared(%d)`, lockKey))
 	defer again.Rollback(t.Context())
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	soon, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := a.write(ctx, exclusive, func(context.Context, *txn) error { return nil }); !errors.Is(err, context.DeadlineExceeded) {
+	if err := a.write(soon, exclusive, func(context.Context, *txn) error { return nil }); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("gave up with %v", err)
 	}
 }
