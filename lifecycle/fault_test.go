@@ -188,25 +188,26 @@ func scenarioUntilSweep(w *world) error {
 	return nil
 }
 
+// stride is how far apart the calls are that a test interrupts: it is each call, or
+// with -short, as under the race detector, a sample.
+func stride() int {
+	if testing.Short() {
+		return 20
+	}
+	return 1
+}
+
 // TestFaultAtEveryCall interrupts the scenario at every call of Store, Vault
 // and KeyStore in each way, opens everything anew, checks that nothing is lost,
 // does the same again, and checks that all is as if nothing had happened.
 func TestFaultAtEveryCall(t *testing.T) {
-	every := 1
-	if testing.Short() {
-		every = 12
-	}
-	faultAtEveryCall(t, every, onSQLite)
+	faultAtEveryCall(t, stride(), onSQLite)
 }
 
 // TestFaultOnPostgreSQL is the same, with each call interrupted in one of the ways:
 // a database costs more there.
 func TestFaultOnPostgreSQL(t *testing.T) {
-	every := 4
-	if testing.Short() {
-		every = 48
-	}
-	faultAtEveryCall(t, every, onPostgreSQL(t))
+	faultAtEveryCall(t, 4*stride(), onPostgreSQL(t))
 }
 
 func faultAtEveryCall(t *testing.T, every int, open storage) {

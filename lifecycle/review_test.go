@@ -194,10 +194,7 @@ func TestBetweenAnyTwoCalls(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for n := 1; n <= calls; n++ {
-				if testing.Short() && n%12 != 0 {
-					continue
-				}
+			for n := 1; n <= calls; n += stride() {
 				t.Run(fmt.Sprint(n), func(t *testing.T) {
 					tr := &trap{at: n}
 					w, o := twoHandles(t, tr)
@@ -289,7 +286,7 @@ func TestSweepBetweenAnyTwoCalls(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for n := 1; ; n++ {
+			for n := 1; ; n += stride() {
 				tr := &trap{at: n}
 				w, o := twoHandles(t, tr)
 				tr.act = func() { o.sweep() }
@@ -367,7 +364,7 @@ func TestCountsAddUp(t *testing.T) {
 	for _, kind := range []fault{failBefore, failAfter} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			for n := 1; ; n++ {
+			for n := 1; ; n += stride() {
 				tr := &trap{at: n, kind: kind}
 				w, o := twoHandles(t, tr)
 				res, err := w.Sweep(ctx, lifecycle.SweepOptions{})
@@ -821,11 +818,7 @@ func TestOlderDatabaseThatKnowsLess(t *testing.T) {
 // does it. The run ends, says so, and the same process can go on.
 func TestInterruptedAtEveryCall(t *testing.T) {
 	t.Parallel()
-	step := 1
-	if testing.Short() {
-		step = 25
-	}
-	for n := 1; ; n += step {
+	for n := 1; ; n += stride() {
 		tr := &trap{at: n}
 		w, o := twoHandles(t, tr)
 		w.Log = zerolog.Nop()

@@ -136,7 +136,7 @@ func TestVaultSyncWithDamage(t *testing.T) {
 func TestVaultSyncInterrupted(t *testing.T) {
 	ctx := context.Background()
 	for _, kind := range []fault{failBefore, failAfter} {
-		for n := 1; ; n++ {
+		for n := 1; ; n += stride() {
 			w := archived(t)
 			second := w.addVault("second")
 			tr := &trap{at: n, kind: kind}
