@@ -263,10 +263,18 @@ func (c *config) check(tree *ast.File) error {
 	if len(c.Vaults) == 0 {
 		return c.at(tree, "vaults", "at least one vault is needed")
 	}
+	places := map[string]string{}
 	for i, v := range c.Vaults {
-		if _, err := parseVault(v); err != nil {
-			return c.at(tree, fmt.Sprintf("vaults[%d].url", i), "%v", err)
+		path := fmt.Sprintf("vaults[%d].url", i)
+		t, err := parseVault(v)
+		if err != nil {
+			return c.at(tree, path, "%v", err)
 		}
+		// One copy must not count as two.
+		if other, taken := places[t.place()]; taken {
+			return c.at(tree, path, "it is the same place as vault %s", other)
+		}
+		places[t.place()] = v.Name
 	}
 	return nil
 }
@@ -358,6 +366,21 @@ func parseVault(v vaultConfig) (vaultTarget, error) {
 		}
 	}
 	return t, nil
+}
+
+// place is where a vault's objects are, whichever library gets at them.
+func (t vaultTarget) place() string {
+	if t.kind == "dir" {
+		if real, err := filepath.EvalSymlinks(t.path); err == nil {
+			return "dir:" + real
+		}
+		return "dir:" + filepath.Clean(t.path)
+	}
+	host := t.host
+	if e, err := url.Parse(t.query.Get("endpoint")); err == nil && e.Host != "" {
+		host = e.Host
+	}
+	return strings.ToLower(host) + "/" + t.bucket + "/" + t.prefix
 }
 
 // setting is one value as config show prints it.
