@@ -25,8 +25,8 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// object and bucket are the S3 actions that an operation of bucket.API needs, on
-// objects and on the bucket.
+// actions are those of S3 that an operation of bucket.API needs, on objects and on
+// the bucket.
 type actions struct{ object, bucket []string }
 
 // needs is by S3's own documentation. The lock's headers come with an object only
@@ -502,6 +502,27 @@ func TestCronJob(t *testing.T) {
 	for _, v := range at(t, pod, "volumes").([]any) {
 		if s, ok := v.(map[string]any)["secret"]; ok && at(t, s, "defaultMode") != uint64(0o400) {
 			t.Errorf("defaultMode is %v", at(t, s, "defaultMode"))
+		}
+	}
+}
+
+// The examples of the manual are read by the program.
+func TestExamplesOfTheManual(t *testing.T) {
+	b, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(b, -1)
+	if len(examples) != 2 {
+		t.Fatalf("%d examples", len(examples))
+	}
+	for i, e := range examples {
+		file := filepath.Join(t.TempDir(), "lotkeeper.yaml")
+		if err := os.WriteFile(file, e[1], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if found := secrets(show(t, file)); (len(found) == 3) != (i == 0) {
+			t.Errorf("example %d needs %v", i+1, found)
 		}
 	}
 }
