@@ -5,9 +5,13 @@ import "context"
 // A Check is one thing that was tried out on a vault.
 type Check struct {
 	Name  string // short, the same for every vault
-	OK    bool   // false: no sweep should rely on this vault
+	OK    bool
 	Found string // what was found, in words
 	Hint  string // what to do about it, a command if there is one; empty if OK
+	// Fatal is set of a check that is not OK if nothing may be put into the vault:
+	// it would not be kept, or not be locked. Any other that is not OK makes the
+	// vault weaker than it should be, which a person has to know and may accept.
+	Fatal bool
 }
 
 // An Inspector is a [Vault] that can be tried out, beyond what [Vault.Status]

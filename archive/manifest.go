@@ -82,7 +82,12 @@ type Manifest struct {
 }
 
 // ObjectKey is the key of a segment's object in every vault.
-func ObjectKey(class, segmentID string) string { return "segments/" + class + "/" + segmentID + ".age" }
+func ObjectKey(class, segmentID string) string {
+	return ObjectPrefix + class + "/" + segmentID + ".age"
+}
+
+// ObjectPrefix is what the keys of all segments start with, and no others.
+const ObjectPrefix = "segments/"
 
 // ManifestKey is the key of a segment's manifest in every vault.
 //

@@ -168,7 +168,7 @@ func buildVersion() string {
 // engine opens what the configuration names and makes the engine that works on it. The
 // caller calls close when done.
 func (a *app) engine(ctx context.Context) (e *lifecycle.Engine, close func() error, err error) {
-	o, err := newOpener(a.cfg, a.now)
+	o, err := newOpener(a)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -81,11 +81,12 @@ type opener struct {
 	*config
 	path string // absolute
 	now  func() time.Time
+	note func(format string, args ...any) // tells of what is no error
 }
 
-func newOpener(c *config, now func() time.Time) (*opener, error) {
-	path, err := filepath.Abs(c.Data)
-	return &opener{c, path, now}, err
+func newOpener(a *app) (*opener, error) {
+	path, err := filepath.Abs(a.cfg.Data)
+	return &opener{a.cfg, path, a.now, a.note}, err
 }
 
 // sqlitePath is where the embedded database is; "" if it is another.
@@ -450,7 +451,7 @@ func (o *opener) fill(ctx context.Context, s settings, actor string) (err error)
 	for _, c := range o.Vaults {
 		v, err := o.openVault(ctx, c, true)
 		if err == nil {
-			err = checkVault(ctx, v)
+			err = o.checkVault(ctx, v)
 		}
 		if err != nil {
 			return err
@@ -479,7 +480,7 @@ func (o *opener) fill(ctx context.Context, s settings, actor string) (err error)
 		return o.lostDatabase("the keyring holds keys")
 	}
 	for _, v := range vaults {
-		for x, err := range v.Versions(ctx, "") {
+		for x, err := range v.Versions(ctx, archive.ObjectPrefix) {
 			if err != nil {
 				return fmt.Errorf("couldn't list vault %s: %w", v.Name(), err)
 			}
@@ -494,15 +495,22 @@ func (o *opener) fill(ctx context.Context, s settings, actor string) (err error)
 	return o.createStore(ctx, status.Epoch, lifecycle.Leaf{At: o.now().UTC(), Actor: actor, Action: lifecycle.ActionInit, Body: body})
 }
 
-// checkVault refuses to begin with a vault that cannot keep what it promises.
-func checkVault(ctx context.Context, v archive.Vault) error {
+// checkVault refuses to begin with a vault that nothing may be put into, and tells
+// of what else is not as it should be.
+func (o *opener) checkVault(ctx context.Context, v archive.Vault) error {
 	i, ok := v.(archive.Inspector)
 	if !ok {
 		return nil
 	}
-	for _, c := range i.Inspect(ctx) {
-		if !c.OK {
+	checks := i.Inspect(ctx)
+	for _, c := range checks {
+		if c.Fatal {
 			return &lifecycle.Refused{Check: "vault", Reason: fmt.Sprintf("vault %s: %s: %s", v.Name(), c.Name, c.Found), Hint: c.Hint}
+		}
+	}
+	for _, c := range checks {
+		if !c.OK {
+			o.note("vault %s, %s: %s; %s", v.Name(), c.Name, c.Found, c.Hint)
 		}
 	}
 	return nil

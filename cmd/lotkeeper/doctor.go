@@ -77,7 +77,7 @@ func (a *app) examine(ctx context.Context) (checks []lifecycle.Check, err error)
 		c.Hint = "see what the message says, mend it and try again"
 	}
 	checks = append(checks, c)
-	o, err := newOpener(a.cfg, a.now)
+	o, err := newOpener(a)
 	if err != nil {
 		return nil, err
 	}

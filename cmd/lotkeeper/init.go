@@ -47,14 +47,14 @@ that was is left as it is; an init that was interrupted is finished.
 
 With a configuration file (--config) it makes what may be made: directories, the
 keyring, the schema in a PostgreSQL database that is there. It tries out each
-bucket and refuses one that cannot lock; that takes some seconds, and leaves
-nothing.`,
+bucket, refuses one that does not keep what is put into it under a lock, and
+notes what else is wrong with it; that takes some seconds, and leaves nothing.`,
 		Example: `  lotkeeper init
   lotkeeper --data /srv/lotkeeper init --mirror /mnt/other-disk/keyring
   lotkeeper --config /etc/lotkeeper.yaml init`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			o, err := newOpener(a.cfg, a.now)
+			o, err := newOpener(a)
 			if err != nil {
 				return err
 			}

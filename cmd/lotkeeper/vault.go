@@ -107,7 +107,7 @@ has brought it every segment and read each back.`,
 // makeVault makes the directory of a vault that is one, and tries out a bucket, as
 // init does.
 func (a *app) makeVault(ctx context.Context, name string) error {
-	o, err := newOpener(a.cfg, a.now)
+	o, err := newOpener(a)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (a *app) makeVault(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		return checkVault(ctx, v)
+		return o.checkVault(ctx, v)
 	}
 	return usagef("the configuration names no vault %q; there is %s", name, strings.Join(names, ", "))
 }

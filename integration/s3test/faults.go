@@ -629,7 +629,9 @@ func ExerciseInspect(t *testing.T, open Open) {
 		}
 		return checks
 	}
+	fatal := []string{"bucket", "versioning", "object lock", "compliance lock", "delete while locked"}
 	Each(t, func(t *testing.T, server *Server) {
+		var first sync.Once
 		for name, test := range map[string]struct {
 			locking, noBucket bool
 			fault             fault
@@ -645,6 +647,24 @@ func ExerciseInspect(t *testing.T, open Open) {
 			}},
 			"no lock":   {failed: []string{"object lock", "versioning"}},
 			"no bucket": {noBucket: true, failed: []string{"bucket"}},
+			"no put": {locking: true, failed: []string{"compliance lock", "governance bypass"}, fault: func(req *http.Request, send http.RoundTripper) (*http.Response, error) {
+				if req.Method == http.MethodPut {
+					return answer(req, http.StatusForbidden, "AccessDenied"), nil
+				}
+				return send.RoundTrip(req)
+			}},
+			"deletes": {locking: true, failed: []string{"delete while locked", "governance bypass"}, fault: func(req *http.Request, send http.RoundTripper) (resp *http.Response, err error) {
+				if req.Method == http.MethodDelete {
+					first.Do(func() {
+						resp = answer(req, http.StatusNoContent, "")
+						resp.Body, resp.ContentLength = http.NoBody, 0
+					})
+				}
+				if resp != nil {
+					return resp, nil
+				}
+				return send.RoundTrip(req)
+			}},
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -652,7 +672,8 @@ func ExerciseInspect(t *testing.T, open Open) {
 				if !test.noBucket {
 					bucket = server.Bucket(t, test.locking)
 				}
-				if test.locking && server.Name == VersityGW {
+				locked := test.locking && !slices.Contains(test.failed, "compliance lock")
+				if locked && server.Name == VersityGW {
 					// As of v1.8.0: a retention that is over takes the legal
 					// hold beside it along.
 					test.failed = append(test.failed, "legal hold after the lock")
@@ -664,13 +685,16 @@ func ExerciseInspect(t *testing.T, open Open) {
 						failed = append(failed, name)
 						t.Logf("%+v", c)
 					}
+					if c.Fatal != (!c.OK && slices.Contains(fatal, name)) {
+						t.Errorf("%s is fatal: %v", name, c.Fatal)
+					}
 				}
 				slices.Sort(failed)
 				slices.Sort(test.failed)
 				if !slices.Equal(failed, test.failed) {
 					t.Errorf("failed %q, want %q: %+v", failed, test.failed, checks)
 				}
-				if test.locking && len(checks) != 10 {
+				if locked && len(checks) != 10 {
 					t.Errorf("%d checks: %+v", len(checks), checks)
 				}
 				if test.noBucket {

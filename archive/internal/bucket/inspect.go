@@ -63,6 +63,13 @@ func (i *inspection) add(name string, ok bool, hint, format string, args ...any)
 	return ok
 }
 
+// must is add for what a vault cannot do without.
+func (i *inspection) must(name string, ok bool, hint, format string, args ...any) bool {
+	i.add(name, ok, hint, format, args...)
+	i.checks[len(i.checks)-1].Fatal = !ok
+	return ok
+}
+
 // bucket looks at what the bucket says of itself, and reports whether trying it
 // out makes sense.
 func (i *inspection) bucket(ctx context.Context) bool {
@@ -73,19 +80,19 @@ func (i *inspection) bucket(ctx context.Context) bool {
 		if status == http.StatusNotFound && code != "NoSuchKey" {
 			hint = i.conf.Hints.CreateBucket
 		}
-		return i.add("bucket", false, hint, "%v", err)
+		return i.must("bucket", false, hint, "%v", err)
 	}
 	i.add("bucket", true, "", "it is there")
 	here, there := i.conf.Now().UTC(), date.get()
 	skew := there.Sub(here)
 	i.add("clock", skew.Abs() <= maxSkew, "check the date and time service of both machines",
 		"it is %s there and %s here", there.Format(time.RFC3339), here.Format(time.RFC3339))
-	i.add("versioning", versioned, i.conf.Hints.EnableVersioning, "enabled: %v", versioned)
+	i.must("versioning", versioned, i.conf.Hints.EnableVersioning, "enabled: %v", versioned)
 	locks, err := i.locks(ctx)
 	if err != nil {
-		return i.add("object lock", false, "let the credentials s3:GetBucketObjectLockConfiguration", "%v", err)
+		return i.must("object lock", false, "let the credentials s3:GetBucketObjectLockConfiguration", "%v", err)
 	}
-	i.add("object lock", locks, i.conf.Hints.EnableLock, "enabled: %v", locks)
+	i.must("object lock", locks, i.conf.Hints.EnableLock, "enabled: %v", locks)
 	return versioned && locks
 }
 
@@ -111,25 +118,25 @@ func (i *inspection) lock(ctx context.Context) (key, versionID string, ok bool) 
 	const name, hint = "compliance lock", "let the credentials s3:PutObject, s3:PutObjectRetention, s3:GetObjectVersion and s3:GetObjectRetention"
 	key, versionID, until, err := i.put(ctx, "compliance", archive.Compliance)
 	if err != nil {
-		return "", "", i.add(name, false, hint, "%v", err)
+		return "", "", i.must(name, false, hint, "%v", err)
 	}
 	// Current, as verification asks for it.
 	r, info, err := i.Get(ctx, key, "")
 	if err != nil {
-		return "", "", i.add(name, false, hint, "%v", err)
+		return "", "", i.must(name, false, hint, "%v", err)
 	}
 	body, err := io.ReadAll(r)
 	r.Close()
 	switch {
 	case err != nil:
-		return "", "", i.add(name, false, hint, "%v", err)
+		return "", "", i.must(name, false, hint, "%v", err)
 	case !bytes.Equal(body, probe), info.VersionID != versionID:
-		return "", "", i.add(name, false, "", "other bytes or another version came back than were put")
+		return "", "", i.must(name, false, "", "other bytes or another version came back than were put")
 	case info.Mode != archive.Compliance, info.RetainUntil.Before(until):
-		return "", "", i.add(name, false, hint, "put with mode COMPLIANCE until %s, it reads back as mode %q until %s",
+		return "", "", i.must(name, false, hint, "put with mode COMPLIANCE until %s, it reads back as mode %q until %s",
 			until.Format(time.RFC3339), info.Mode, info.RetainUntil.Format(time.RFC3339))
 	}
-	return key, versionID, i.add(name, true, "", "an object locked for %v reads back as put", probeLock)
+	return key, versionID, i.must(name, true, "", "an object locked for %v reads back as put", probeLock)
 }
 
 func (i *inspection) legalHold(ctx context.Context, key, versionID string) bool {
@@ -149,7 +156,7 @@ func (i *inspection) legalHold(ctx context.Context, key, versionID string) bool 
 func (i *inspection) refusal(ctx context.Context, key, versionID string) {
 	err := i.api.DeleteObject(ctx, i.prefix+key, versionID, false)
 	status, _ := i.api.Answer(err)
-	i.add("delete while locked", status/100 == 4,
+	i.must("delete while locked", status/100 == 4,
 		"this server does not keep to Object Lock: do not use it", "deleting a version under a COMPLIANCE lock: %v", err)
 }
 
