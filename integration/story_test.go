@@ -18,6 +18,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/lotkeeper/lotkeeper/integration/pgtest"
+	"github.com/lotkeeper/lotkeeper/integration/s3test"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -38,8 +41,20 @@ var program = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if order := os.Getenv(sweepOrder); order != "" {
+		os.Exit(sweepAsOrdered(order))
+	}
 	flag.Parse()
-	code := m.Run()
+	// Of the SDK, for vaults that are opened in this process.
+	for name, value := range map[string]string{
+		"AWS_ACCESS_KEY_ID": s3test.AccessKey, "AWS_SECRET_ACCESS_KEY": s3test.SecretKey,
+		"AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
+	} {
+		if err := os.Setenv(name, value); err != nil {
+			panic(err)
+		}
+	}
+	code := pgtest.Run(func() int { return s3test.Main(m) })
 	if bin, err := program(); err == nil {
 		os.RemoveAll(filepath.Dir(bin))
 	}
@@ -50,6 +65,7 @@ func TestMain(m *testing.M) {
 type shell struct {
 	t   *testing.T
 	dir string
+	env []string // beside what the tests have, without secrets and settings
 }
 
 func newShell(t *testing.T) *shell {
@@ -57,29 +73,81 @@ func newShell(t *testing.T) *shell {
 	if _, err := program(); err != nil {
 		t.Fatal(err)
 	}
-	return &shell{t, t.TempDir()}
+	return &shell{t: t, dir: t.TempDir()}
 }
 
 func (s *shell) command(args ...string) *exec.Cmd {
 	bin, _ := program()
 	cmd := exec.Command(bin, args...)
 	cmd.Dir = s.dir
-	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "LOTKEEPER_") }), "LOTKEEPER_ACTOR=tester")
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "LOTKEEPER_") || strings.HasPrefix(v, "AWS_")
+	}), "LOTKEEPER_ACTOR=tester")
+	cmd.Env = append(cmd.Env, s.env...)
 	return cmd
+}
+
+// file writes a file that nobody else can read, and returns its path.
+func (s *shell) file(name, content string) string {
+	s.t.Helper()
+	path := filepath.Join(s.dir, name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return path
 }
 
 // run runs a command, which must end with the code given, and returns what it
 // printed to standard output.
 func (s *shell) run(code int, args ...string) string {
 	s.t.Helper()
-	var out, messages bytes.Buffer
-	cmd := s.command(args...)
-	cmd.Stdout, cmd.Stderr = &out, &messages
-	err := cmd.Run()
-	if got := cmd.ProcessState.ExitCode(); got != code {
-		s.t.Fatalf("lotkeeper %s ended with %d, not %d: %v\n%s%s", strings.Join(args, " "), got, code, err, out.String(), messages.String())
+	out, _ := s.both(code, args...)
+	return out
+}
+
+// both is run with what was printed to standard error too.
+func (s *shell) both(code int, args ...string) (out, messages string) {
+	s.t.Helper()
+	p := s.start(args...)
+	return p.end(code)
+}
+
+// typed is a command that runs.
+type typed struct {
+	*exec.Cmd
+	t             *testing.T
+	out, messages bytes.Buffer
+	ended         chan struct{}
+	err           error // once it has ended
+}
+
+// start starts a command, which is killed if the test ends before it.
+func (s *shell) start(args ...string) *typed {
+	s.t.Helper()
+	p := &typed{Cmd: s.command(args...), t: s.t, ended: make(chan struct{})}
+	p.Stdout, p.Stderr = &p.out, &p.messages
+	if err := p.Start(); err != nil {
+		s.t.Fatal(err)
 	}
-	return out.String()
+	go func() {
+		p.err = p.Wait()
+		close(p.ended)
+	}()
+	s.t.Cleanup(func() {
+		p.Process.Kill()
+		<-p.ended
+	})
+	return p
+}
+
+// end waits for the end of a command.
+func (p *typed) end(code int) (out, messages string) {
+	p.t.Helper()
+	<-p.ended
+	if got := p.ProcessState.ExitCode(); got != code {
+		p.t.Fatalf("lotkeeper %s ended with %d, not %d: %v\n%s%s", strings.Join(p.Args[1:], " "), got, code, p.err, p.out.String(), p.messages.String())
+	}
+	return p.out.String(), p.messages.String()
 }
 
 // object runs a command with -o json and parses the object it prints.
@@ -102,8 +170,11 @@ func sample(t *testing.T, name string) string {
 }
 
 // The README's story, on a data directory of its own.
-func TestReadmeStory(t *testing.T) {
-	s := newShell(t)
+func TestReadmeStory(t *testing.T) { readmeStory(t, newShell(t)) }
+
+// readmeStory leaves eight records: one is young, one is held, and six are archived
+// by two sweeps.
+func readmeStory(t *testing.T, s *shell) {
 	s.run(0, "init")
 	if got := s.object(0, "ingest", sample(t, "season.jsonl")); got["accepted"] != 8.0 || got["read"] != 8.0 {
 		t.Fatalf("ingest: %v", got)
@@ -137,19 +208,18 @@ func TestReadmeStory(t *testing.T) {
 	if sorted(exported) != sorted(string(input)) {
 		t.Errorf("exported\n%s\ninstead of\n%s", sorted(exported), sorted(string(input)))
 	}
-	if err := os.WriteFile(filepath.Join(s.dir, "export.jsonl"), []byte(exported), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	s.file("export.jsonl", exported)
 	if got := s.object(0, "ingest", "export.jsonl"); got["duplicates"] != 8.0 {
 		t.Errorf("ingested again: %v", got)
 	}
-	if got := s.object(0, "--data", "elsewhere", "init"); got["vaults"].([]any)[0].(map[string]any)["lock"] != "advisory" {
+	elsewhere := newShell(t)
+	if got := elsewhere.object(0, "init"); got["vaults"].([]any)[0].(map[string]any)["lock"] != "advisory" {
 		t.Errorf("init: %v", got)
 	}
-	if got := s.object(0, "--data", "elsewhere", "ingest", "export.jsonl"); got["accepted"] != 8.0 {
+	if got := elsewhere.object(0, "ingest", filepath.Join(s.dir, "export.jsonl")); got["accepted"] != 8.0 {
 		t.Errorf("ingested elsewhere: %v", got)
 	}
-	if got := s.object(0, "--data", "elsewhere", "ingest", sample(t, "season.jsonl")); got["duplicates"] != 8.0 {
+	if got := elsewhere.object(0, "ingest", sample(t, "season.jsonl")); got["duplicates"] != 8.0 {
 		t.Errorf("the original, where its export is: %v", got)
 	}
 	// The line that is printed has the checksum that is reported.
@@ -234,44 +304,49 @@ func TestGolden(t *testing.T) {
 	s := newShell(t)
 	s.run(0, "init")
 	s.run(0, "ingest", sample(t, "season.jsonl"))
-	// What differs each time: ids, instants of the run, and hashes that hang on
-	// random salts and keys.
-	mask := []struct {
-		re *regexp.Regexp
-		by string
-	}{
-		{regexp.MustCompile(`(run|hold|seg)-\d{8}-[0-9a-z]{10}`), "$1-ID"},
-		{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "SHA256"},
-		{regexp.MustCompile(`\b[A-Z2-7]{26}\b`), "VERSION"},
-		{regexp.MustCompile(`"duration_seconds": [0-9.e-]+`), `"duration_seconds": 0`},
-		{regexp.MustCompile(fmt.Sprintf(`\b(%d|%d)-[0-9T:.-]+Z`, time.Now().UTC().Year(), time.Now().UTC().Year()+1)), "NOW"},
+	// As of a day of the past the plan is the same on every day it is asked.
+	golden(t, "plan.txt", s.run(0, "sweep", "--dry-run", "--as-of", "2025-07-05T20:00:00Z"))
+	golden(t, "plan.json", s.run(0, "-o", "json", "sweep", "--dry-run", "--as-of", "2025-07-05T20:00:00Z"))
+	s.run(0, "sweep")
+	golden(t, "checksums.csv", s.run(0, "-o", "csv", "report", "checksums", "--to", "2023-12-31"))
+	golden(t, "checksums.json", s.run(0, "-o", "json", "report", "checksums", "--record", "s-1"))
+}
+
+// masks are what differs each time: ids, instants of the run, and hashes that hang
+// on random salts and keys.
+var masks = []struct {
+	re *regexp.Regexp
+	by string
+}{
+	{regexp.MustCompile(`(run|hold|seg)-\d{8}-[0-9a-z]{10}`), "$1-ID"},
+	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "SHA256"},
+	// Of a directory, of MinIO, of versitygw.
+	{regexp.MustCompile(`\b([A-Z2-7]{26}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9A-HJKMNP-TV-Z]{26})\b`), "VERSION"},
+	{regexp.MustCompile(`("+duration_seconds"+: ?)[0-9.e-]+`), `${1}0`},
+	{regexp.MustCompile(`(""cutoff"":"")[^"]+`), "${1}CUTOFF"}, // of a run that was recorded
+	{regexp.MustCompile(fmt.Sprintf(`\b(%d|%d)-[0-9T:.-]+Z`, time.Now().UTC().Year(), time.Now().UTC().Year()+1)), "NOW"},
+}
+
+// golden compares what was printed with a file, but for what differs each time.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	for _, m := range masks {
+		got = m.re.ReplaceAllString(got, m.by)
 	}
-	check := func(name, got string) {
-		t.Helper()
-		for _, m := range mask {
-			got = m.re.ReplaceAllString(got, m.by)
-		}
-		path := sample(t, filepath.Join("golden", name))
-		if *update {
-			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			return
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
+	path := sample(t, filepath.Join("golden", name))
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if got != string(want) {
-			t.Errorf("%s is\n%s\ninstead of\n%s", name, got, want)
-		}
+		return
 	}
-	// As of a day of the past the plan is the same on every day it is asked.
-	check("plan.txt", s.run(0, "sweep", "--dry-run", "--as-of", "2025-07-05T20:00:00Z"))
-	check("plan.json", s.run(0, "-o", "json", "sweep", "--dry-run", "--as-of", "2025-07-05T20:00:00Z"))
-	s.run(0, "sweep")
-	check("checksums.csv", s.run(0, "-o", "csv", "report", "checksums", "--to", "2023-12-31"))
-	check("checksums.json", s.run(0, "-o", "json", "report", "checksums", "--record", "s-1"))
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s is\n%s\ninstead of\n%s", name, got, want)
+	}
 }
 
 // kill -9 at any moment of a sweep loses nothing: what was ingested is read

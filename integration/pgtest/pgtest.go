@@ -34,13 +34,16 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Main runs the tests and stops the servers.
-func Main(m *testing.M) {
-	code := m.Run()
+// Main runs the tests, stops the servers and ends the process.
+func Main(m *testing.M) { os.Exit(Run(m.Run)) }
+
+// Run is Main for a package whose TestMain has more to do than that.
+func Run(tests func() int) int {
+	code := tests()
 	for _, s := range []*program{&server, &bouncer} {
 		s.stop()
 	}
-	os.Exit(code)
+	return code
 }
 
 // program is a server that is started once, and when it is first asked for.
@@ -51,11 +54,17 @@ type program struct {
 	err   error
 }
 
-func (p *program) get(t testing.TB) string {
+// needed passes a test over where no servers are wanted.
+func needed(t testing.TB) {
 	t.Helper()
 	if os.Getenv("LOTKEEPER_EMBEDDED_ONLY") == "1" {
 		t.Skip("LOTKEEPER_EMBEDDED_ONLY is set: what needs PostgreSQL is left out")
 	}
+}
+
+func (p *program) get(t testing.TB) string {
+	t.Helper()
+	needed(t)
 	p.once.Do(func() { p.child, p.err = p.start() })
 	if p.err != nil {
 		t.Fatal(p.err)
@@ -71,21 +80,22 @@ func (p *program) stop() {
 }
 
 var (
-	server  = program{start: startServer}
+	server  = program{start: func() (*child, error) { return startServer(os.Getenv("LOTKEEPER_TEST_FSYNC") == "1") }}
 	bouncer = program{start: startBouncer}
 )
 
 // child is a server on a leash: a shell that waits for its standard input to end,
 // stops the server then, and removes its directory. So it ends with this process,
-// also when that is killed.
+// also when that is killed. A line there starts a server again that has ended.
 type child struct {
 	dir   string
 	cmd   *exec.Cmd
-	leash io.Closer
+	leash io.WriteCloser
 }
 
-const shell = `"$@" >"$DIR/log" 2>&1 & p=$!
-while read -r line; do :; done
+const shell = `run() { "$@" >>"$DIR/log" 2>&1 & p=$!; }
+run "$@"
+while read -r line; do wait $p; run "$@"; done
 kill -INT $p 2>/dev/null
 wait $p
 rm -rf "$DIR"`
@@ -162,7 +172,7 @@ func binary(name string) (string, error) {
 	return path, nil
 }
 
-func startServer() (*child, error) {
+func startServer(syncs bool) (*child, error) {
 	initdb, err := binary("initdb")
 	if err != nil {
 		return nil, err
@@ -188,7 +198,7 @@ func startServer() (*child, error) {
 		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	fsync := "off"
-	if os.Getenv("LOTKEEPER_TEST_FSYNC") == "1" {
+	if syncs {
 		fsync = "on"
 	}
 	c, err := leashed(dir, cred, postgres, "-D", data, "-c", "listen_addresses=", "-c", "unix_socket_directories="+dir, "-c", "fsync="+fsync, "-c", "max_connections=200")
@@ -207,7 +217,7 @@ func Standby(t testing.TB, d *Database) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { (&program{child: c}).stop() })
-	return address(c.dir, "5432", d.Name)
+	return address(c.dir, port, d.Name)
 }
 
 func startStandby(primary string) (*child, error) {
@@ -297,7 +307,7 @@ const (
 func admin(dir string, statements ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, address(dir, "5432", "postgres"))
+	conn, err := pgx.Connect(ctx, address(dir, port, "postgres"))
 	if err != nil {
 		return err
 	}
@@ -310,12 +320,17 @@ func admin(dir string, statements ...string) error {
 	return nil
 }
 
+const port = "5432"
+
 func address(dir, port, database string) string {
 	return (&url.URL{Scheme: "postgres", User: url.User("lotkeeper"), Host: "", Path: "/" + database, RawQuery: url.Values{"host": {dir}, "port": {port}}.Encode()}).String()
 }
 
 // Database is a new, empty database.
-type Database struct{ Name string }
+type Database struct {
+	Name string
+	dir  string // the server's
+}
 
 var databases atomic.Int64
 
@@ -323,19 +338,18 @@ var databases atomic.Int64
 // in "synchronous_commit = off".
 func New(t testing.TB, settings ...string) *Database {
 	t.Helper()
-	return clone(t, "template1", settings...)
+	return clone(t, server.get(t), "template1", settings...)
 }
 
 // Clone makes a database like d, which nobody may be connected to.
 func (d *Database) Clone(t testing.TB) *Database {
 	t.Helper()
-	return clone(t, d.Name)
+	return clone(t, d.dir, d.Name)
 }
 
-func clone(t testing.TB, template string, settings ...string) *Database {
+func clone(t testing.TB, dir, template string, settings ...string) *Database {
 	t.Helper()
-	dir := server.get(t)
-	d := &Database{fmt.Sprintf("lotkeeper_%d", databases.Add(1))}
+	d := &Database{fmt.Sprintf("lotkeeper_%d", databases.Add(1)), dir}
 	statements := []string{`CREATE DATABASE ` + d.Name + ` TEMPLATE ` + template}
 	for _, s := range settings {
 		statements = append(statements, `ALTER DATABASE `+d.Name+` SET `+s)
@@ -352,10 +366,10 @@ func clone(t testing.TB, template string, settings ...string) *Database {
 }
 
 // URL leads to the database directly.
-func (d *Database) URL() string { return address(server.child.dir, "5432", d.Name) }
+func (d *Database) URL() string { return address(d.dir, port, d.Name) }
 
 // Files is the directory that the server keeps all of its databases in.
-func (d *Database) Files() string { return filepath.Join(server.child.dir, "data") }
+func (d *Database) Files() string { return filepath.Join(d.dir, "data") }
 
 // PgBouncer leads to it through PgBouncer in transaction mode, which shares so
 // many server connections, Few or Many, among all that come.

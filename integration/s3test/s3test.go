@@ -11,12 +11,16 @@ import (
 	"context"
 	"crypto/rand"
 	"flag"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,11 +30,14 @@ import (
 	"github.com/lotkeeper/lotkeeper/archive/vaulttest"
 )
 
-// A Server is running until its test has ended.
+// A Server is running until its test has ended, or the test stops it.
 type Server struct {
 	Name     string // VersityGW or MinIO
 	Endpoint string // host:port
 	TLS      bool
+
+	dir   string
+	leash io.Writer
 }
 
 // URL is the endpoint with its scheme.
@@ -121,8 +128,9 @@ func Start(t *testing.T, name string) *Server {
 	defer log.Close()
 	address := freeAddress(t)
 	// The shell's standard input ends with Close below or with this process,
-	// whichever comes first, and the server ends with it.
-	cmd := exec.Command("sh", append([]string{"-c", `"$@" & cat; kill -9 $!; wait`, "sh", binary}, p.args(address, dir)...)...)
+	// whichever comes first, and the server ends with it. A line there starts a
+	// server again that has ended.
+	cmd := exec.Command("sh", append([]string{"-c", `while "$@" & echo $! >pid; read -r again; do wait; done; kill -9 $!; wait`, "sh", binary}, p.args(address, dir)...)...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, append(os.Environ(), p.env...), log, log
 	alive, err := cmd.StdinPipe()
 	if err != nil {
@@ -135,19 +143,99 @@ func Start(t *testing.T, name string) *Server {
 		alive.Close()
 		_ = cmd.Wait() // it was killed
 	})
+	s := &Server{Name: name, Endpoint: address, dir: dir, leash: alive}
+	s.ready(t)
+	return s
+}
+
+func (s *Server) ready(t *testing.T) {
+	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		resp, err := http.Get("http://" + address + p.health)
+		resp, err := http.Get("http://" + s.Endpoint + programs[s.Name].health)
 		if err == nil {
 			resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
-				return &Server{Name: name, Endpoint: address}
+				return
 			}
 		}
 		if time.Now().After(deadline) {
-			said, _ := os.ReadFile(log.Name())
-			t.Fatalf("%s is not ready after a minute: %v\n%s", name, err, said)
+			said, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+			t.Fatalf("%s is not ready after a minute: %v\n%s", s.Name, err, said)
 		}
 	}
+}
+
+// Pause has the server do nothing more, not even refuse. All of it stands still when
+// it returns.
+func (s *Server) Pause(t *testing.T) {
+	t.Helper()
+	pid := s.signal(t, syscall.SIGSTOP)
+	for deadline := time.Now().Add(time.Minute); !stopped(t, pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s goes on", s.Name)
+		}
+	}
+}
+
+// stopped asks each thread of a process.
+func stopped(t *testing.T, pid int) bool {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("process %d has no threads: %v", pid, err)
+	}
+	for _, path := range threads {
+		// PID (NAME) STATE ..., and the name may be anything.
+		stat, err := os.ReadFile(path)
+		if i := strings.LastIndex(string(stat), ") "); err != nil || !strings.HasPrefix(string(stat[i+1:]), " T") {
+			return false
+		}
+	}
+	return true
+}
+
+// Resume lets a server that was paused go on.
+func (s *Server) Resume(t *testing.T) { t.Helper(); s.signal(t, syscall.SIGCONT) }
+
+// Kill ends the server; connections are refused when it returns.
+func (s *Server) Kill(t *testing.T) {
+	t.Helper()
+	s.signal(t, syscall.SIGKILL)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		c, err := net.Dial("tcp", s.Endpoint)
+		if err != nil {
+			return
+		}
+		c.Close()
+		if time.Now().After(deadline) {
+			t.Fatalf("%s lives on", s.Name)
+		}
+	}
+}
+
+// Restart starts a server that was killed, with the same data and address.
+func (s *Server) Restart(t *testing.T) {
+	t.Helper()
+	if _, err := io.WriteString(s.leash, "again\n"); err != nil {
+		t.Fatal(err)
+	}
+	s.ready(t)
+}
+
+func (s *Server) signal(t *testing.T, sig syscall.Signal) (pid int) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err = strconv.Atoi(strings.TrimSpace(string(b)))
+	if err == nil {
+		err = syscall.Kill(pid, sig)
+	}
+	if err != nil {
+		t.Fatalf("couldn't send %v to %s: %v", sig, s.Name, err)
+	}
+	return pid
 }
 
 func moduleRoot(t *testing.T) string {
