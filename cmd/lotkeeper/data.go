@@ -275,11 +275,12 @@ func (o *opener) open(ctx context.Context) (_ *data, err error) {
 		}
 	}
 	keyring, opt := o.keyringDirs(s)
-	keys, err := filekeys.Open(keyring, opt)
-	if err != nil {
-		return nil, keyringError(err)
+	if keys, err := filekeys.Open(keyring, opt); err != nil {
+		// A hold is placed also while the keyring is away.
+		opened.keys = shred.NewAbsent(keyringError(err))
+	} else {
+		opened.keys, opened.closers = keys, append(opened.closers, keys.Close)
 	}
-	opened.keys, opened.closers = keys, append(opened.closers, keys.Close)
 	opened.keyring = append([]string{keyring}, opt.Mirrors...)
 	for _, c := range o.Vaults {
 		v, err := o.openVault(ctx, c, false)
@@ -387,6 +388,10 @@ func (o *opener) create(ctx context.Context, mirrors []string, actor string) (d 
 	}
 	if d, err = o.open(ctx); err != nil {
 		return nil, false, err
+	}
+	// A database that is there says that there was a keyring: none is made anew.
+	if _, err := d.keys.Status(ctx); err != nil {
+		return nil, false, errors.Join(err, d.close())
 	}
 	// Last: a database that knows no vault is one that init did not finish.
 	rows, err := d.store.Vaults(ctx)
