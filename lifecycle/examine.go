@@ -43,7 +43,7 @@ func (e *Engine) Examine(ctx context.Context) []Check {
 			add("database", c)
 		}
 	}
-	ask("policy", "as initialised", fmt.Sprintf("%s: archive after %d days, purge %d year(s) later", e.Policy.Name, e.Policy.ArchiveAfterDays, e.Policy.PurgeAfterYears), e.checkPolicy(ctx))
+	ask("policy", "as initialised", fmt.Sprintf("%s: archive_after_days %d, purge_after_years %d", e.Policy.Name, e.Policy.ArchiveAfterDays, e.Policy.PurgeAfterYears), e.checkPolicy(ctx))
 	status, err := e.Keys.Status(ctx)
 	if err == nil {
 		err = e.CheckKeyring(ctx)
@@ -139,7 +139,7 @@ func (e *Engine) checkPolicy(ctx context.Context) error {
 			return fmt.Errorf("leaf %d: %w", l.ID, err)
 		}
 		if body.Hash != "" && body.Hash != e.Policy.Hash() {
-			return &Refused{"policy", fmt.Sprintf("the configured policy is not the one that the database was made with (%s: %d days, %d years)",
+			return &Refused{"policy", fmt.Sprintf("the configured policy is not the one that the database was made with (%s: archive_after_days %d, purge_after_years %d)",
 				body.Policy.Name, body.Policy.ArchiveAfterDays, body.Policy.PurgeAfterYears), "set the policy in the configuration to what it was"}
 		}
 	}

@@ -11,8 +11,8 @@
 //
 // The bucket has to be made with Object Lock (mc mb --with-lock), which turns
 // versioning on; a default retention is neither needed nor used. The user needs
-// the actions that archive/s3 names and must not have
-// s3:BypassGovernanceRetention, which MinIO's root user always has. Inspect tries
+// the actions that archive/s3 names, s3:DeleteObject in place of
+// s3:DeleteObjectVersion, and must not have s3:BypassGovernanceRetention, which MinIO's root user always has. Inspect tries
 // all of it.
 //
 // # What it trusts

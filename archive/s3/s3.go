@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/logging"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/lotkeeper/lotkeeper/archive"
@@ -115,6 +116,8 @@ func Open(ctx context.Context, o Options) (*Vault, error) {
 	if o.Profile != "" {
 		load = append(load, config.WithSharedConfigProfile(o.Profile))
 	}
+	// What it would write to standard error comes back as errors, or is no matter.
+	load = append(load, config.WithLogger(logging.Nop{}))
 	c, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
 		return fail(err)

@@ -238,16 +238,17 @@ func (o *opener) openVault(ctx context.Context, v vaultConfig, create bool) (arc
 			AccessKey: access, SecretKey: secretKey, Now: o.now, Wait: wait})
 	}
 	opt := dir.Options{Now: o.now}
-	if create {
+	opened, err := dir.Open(t.path, v.Name, opt)
+	if create && errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(t.path), 0o700); err != nil {
 			return nil, err
 		}
-		made, err := dir.Create(t.path, v.Name, opt)
-		if !errors.Is(err, fs.ErrExist) {
-			return made, err
-		}
+		opened, err = dir.Create(t.path, v.Name, opt)
 	}
-	return dir.Open(t.path, v.Name, opt)
+	if err != nil {
+		return nil, err
+	}
+	return opened, nil
 }
 
 // open opens everything, as init left it.

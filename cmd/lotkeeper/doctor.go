@@ -50,7 +50,7 @@ own that are locked for seconds, waits, and leaves nothing behind.`,
 				for _, c := range checks {
 					if !c.OK {
 						s.printf("\n%s: %s\n", c.Subject, c.Check)
-						s.fields("  ", notEmpty([]string{"found", c.Found, "change", c.Hint})...)
+						s.fields("  ", notEmpty([]string{"found", c.Found, "change", a.typed(c.Hint)})...)
 					}
 				}
 				if s.err != nil {

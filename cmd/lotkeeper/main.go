@@ -153,11 +153,15 @@ func (a *app) hint(err error) string {
 	case errors.Is(err, lifecycle.ErrFenced):
 		hint = "nothing was changed since; to see the later run, type: lotkeeper run list"
 	}
-	// A hint can be typed as it stands.
-	if a.where != "" {
-		hint = strings.ReplaceAll(hint, "type: lotkeeper ", "type: lotkeeper"+a.where+" ")
+	return a.typed(hint)
+}
+
+// typed completes the command of a hint, so that it can be typed as it stands.
+func (a *app) typed(hint string) string {
+	if a.where == "" {
+		return hint
 	}
-	return hint
+	return strings.ReplaceAll(hint, "type: lotkeeper ", "type: lotkeeper"+a.where+" ")
 }
 
 // oneLine makes text safe for a terminal, and one line of it: joined errors

@@ -30,7 +30,7 @@ func secret(name, vault string) (value, source string, err error) {
 			return v, n, nil
 		}
 		if path := os.Getenv(n + "_FILE"); path != "" {
-			v, err := secretFile(path)
+			v, err := secretFile(path, 0o077)
 			if err != nil {
 				return "", "", fmt.Errorf("couldn't read the file that %s_FILE names: %w", n, err)
 			}
@@ -38,7 +38,9 @@ func secret(name, vault string) (value, source string, err error) {
 		}
 		if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
 			credential := strings.ToLower(n)
-			v, err := secretFile(filepath.Join(dir, credential))
+			// systemd gives a service with a User= its credentials by an ACL, whose
+			// mask is what the group's bits then show: it is others that count.
+			v, err := secretFile(filepath.Join(dir, credential), 0o007)
 			if err == nil {
 				return v, "systemd credential " + credential, nil
 			}
@@ -53,8 +55,9 @@ func secret(name, vault string) (value, source string, err error) {
 // maxSecret is how many bytes a secret may have.
 const maxSecret = 4096
 
-// secretFile reads a secret from a file that only its owner can read.
-func secretFile(path string) (string, error) {
+// secretFile reads a secret from a file that none of those whose bits are in forbidden
+// can read.
+func secretFile(path string, forbidden fs.FileMode) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
@@ -66,7 +69,7 @@ func secretFile(path string) (string, error) {
 	}
 	if mode := info.Mode(); !mode.IsRegular() {
 		return "", fmt.Errorf("%s is not a file", path)
-	} else if mode.Perm()&0o077 != 0 {
+	} else if mode.Perm()&forbidden != 0 {
 		return "", &hinted{fmt.Errorf("others than its owner can read %s (mode %04o)", path, mode.Perm()),
 			"change the secret if anybody could have read it, then type: chmod 600 " + shellQuote(path)}
 	}

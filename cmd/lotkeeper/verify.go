@@ -59,7 +59,7 @@ func verifyScreen(s *screen, r lifecycle.VerifyResult) {
 		s.printf("\n%s\n", m.Kind)
 		s.fields("  ", notEmpty([]string{
 			"segment", m.Segment, "vault", m.Vault, "key", m.Key, "record", m.RecordID,
-			"expected", m.Expected, "actual", m.Actual})...)
+			"expected", oneLine(m.Expected), "actual", oneLine(m.Actual)})...)
 	}
 	if more := len(all) - maxFindings; more > 0 {
 		s.printf("\nand %d more: -o json lists them all\n", more)
