@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -347,86 +346,4 @@ func golden(t *testing.T, name, got string) {
 	if got != string(want) {
 		t.Errorf("%s is\n%s\ninstead of\n%s", name, got, want)
 	}
-}
-
-// kill -9 at any moment of a sweep loses nothing: what was ingested is read
-// afterwards from wherever it is, and the next sweep finishes the work.
-func TestKilledSweeps(t *testing.T) {
-	s := newShell(t)
-	s.run(0, "init")
-	seed := uint64(time.Now().UnixNano())
-	rnd := rand.New(rand.NewPCG(seed, 0))
-	t.Logf("seed %d", seed)
-	total := 0
-	rounds := 12
-	if testing.Short() {
-		rounds = 3
-	}
-	for round := range rounds {
-		var b strings.Builder
-		for i := range 1500 {
-			at := time.Date(2022, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(rnd.IntN(600*24)) * time.Hour)
-			fmt.Fprintf(&b, `{"record_id":"r-%d-%d","traceability_lot_code":"L-%d","event_timestamp":%q,"created_or_obtained_at":%q,"kde_payload":{"facility":"F","secret":"very-secret-%d"}}`+"\n",
-				round, i, i%7, at.Format(time.RFC3339), at.Format(time.RFC3339), i)
-		}
-		total += 1500
-		path := filepath.Join(s.dir, "in.jsonl")
-		if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		// Also the ingest is killed, and then done again.
-		kill(t, s.command("ingest", path), time.Duration(rnd.IntN(200))*time.Millisecond)
-		got := s.object(0, "ingest", path)
-		if got["accepted"].(float64)+got["duplicates"].(float64) != 1500 || got["rejected"] != 0.0 {
-			t.Fatalf("round %d: %v", round, got)
-		}
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-		kill(t, s.command("sweep"), time.Duration(rnd.IntN(600))*time.Millisecond)
-		if n := strings.Count(s.run(0, "export"), "\n"); n != total {
-			t.Fatalf("round %d: %d of %d records can be read", round, n, total)
-		}
-	}
-	s.run(0, "sweep")
-	v := s.object(0, "verify")
-	if v["records"] != float64(total) {
-		t.Fatalf("verify: %v of %d", v, total)
-	}
-	counts := map[string]int{}
-	for _, line := range strings.Split(strings.TrimSpace(s.run(0, "-o", "csv", "report", "checksums")), "\n")[1:] {
-		counts[strings.SplitN(line, ",", 2)[0]]++
-	}
-	for id, n := range counts {
-		if n != 1 {
-			t.Errorf("record %s has %d rows in the report", id, n)
-		}
-	}
-	if len(counts) != total {
-		t.Errorf("the report has %d of %d records", len(counts), total)
-	}
-	err := filepath.WalkDir(s.dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if bytes.Contains(b, []byte("very-secret")) {
-			t.Errorf("%s has a KDE in plain text", path)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// kill starts a command and kills it after a while, unless it has ended.
-func kill(t *testing.T, cmd *exec.Cmd, after time.Duration) {
-	t.Helper()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	timer := time.AfterFunc(after, func() { cmd.Process.Kill() })
-	defer timer.Stop()
-	cmd.Wait()
 }
