@@ -188,7 +188,14 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 	if err == nil && len(s.damaged) > 0 {
 		err = fmt.Errorf("segments %s were verified once and are damaged now: run lotkeeper verify", strings.Join(s.damaged, ", "))
 	}
-	return s.res, errors.Join(err, e.finishRun(ctx, run, s.res, err))
+	end := e.finishRun(ctx, run, s.res, err)
+	if errors.Is(end, ErrMoved) {
+		// A later run has taken over and called this one interrupted. Whatever this
+		// one met with on the way, that is why: records archived by the other look
+		// like records that are not the ones packed.
+		end = fmt.Errorf("run %s: %w", run.ID, ErrFenced)
+	}
+	return s.res, errors.Join(end, err)
 }
 
 // arithmetic is how the cutoff comes about, as leaves and manifests say it.
