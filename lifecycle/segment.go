@@ -46,60 +46,102 @@ func indexOf(r *Row) json.RawMessage {
 // archive moves what is due and not held into segments, one archive class
 // after the other, each in due order. Held records are passed over page by
 // page, so however many there are, those behind them get their turn.
+//
+// Two goroutines share the work, and nothing else: one reads, unseals and packs
+// the next segment while this one takes the last all the way. They meet without
+// a buffer, so there are never more than two segments in memory, and they are
+// finished one at a time in the order they were packed. A fault of either ends
+// both: what was packed before a fault of the packer is still finished, what was
+// packed when finishing failed is dropped, and no trace of it is anywhere.
 func (s *sweep) archive(ctx context.Context) error {
-	classes, err := s.Store.DueClasses(ctx, s.now)
+	packing, stop := context.WithCancel(ctx)
+	defer stop()
+	p := &packer{sweep: s, segments: make(chan *segment)}
+	var failed error
+	go func() {
+		defer close(p.segments)
+		failed = p.pack(packing)
+	}()
+	var err error
+	for g := range p.segments {
+		if err != nil {
+			continue
+		}
+		if err = s.finish(ctx, g); err != nil {
+			stop()
+		}
+	}
+	// The packer is gone.
+	s.res.Due, s.res.Held, s.res.StoppedEarly = p.due, s.res.Held+p.held, p.stopped
+	if err != nil {
+		return err
+	}
+	return failed
+}
+
+// packer is the half of archive that reads. While it runs it has the keyring and
+// the failed records to itself.
+type packer struct {
+	*sweep
+	segments  chan *segment
+	due, held int
+	stopped   bool // there was more, and no time for it
+}
+
+func (p *packer) pack(ctx context.Context) error {
+	classes, err := p.Store.DueClasses(ctx, p.now)
 	if err != nil {
 		return err
 	}
 	for _, class := range classes {
-		if err := s.archiveClass(ctx, class); err != nil || s.res.StoppedEarly {
+		if err := p.packClass(ctx, class); err != nil || p.stopped {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *sweep) archiveClass(ctx context.Context, class string) error {
+func (p *packer) packClass(ctx context.Context, class string) error {
 	var b *builder
 	for after := (Cursor{}); ; {
-		page, err := s.Store.DuePage(ctx, class, s.now, after, s.Limits.BatchRecords, s.Limits.BatchBytes)
+		page, err := p.Store.DuePage(ctx, class, p.now, after, p.Limits.BatchRecords, p.Limits.BatchBytes)
 		if err != nil {
 			return err
 		}
 		for i := range page {
 			r := &page[i]
 			after = Cursor{r.DueAt, r.Seq}
-			if b == nil && !s.deadline.IsZero() && s.Now().After(s.deadline) {
-				s.res.StoppedEarly = true
+			if b == nil && !p.deadline.IsZero() && p.Now().After(p.deadline) {
+				p.stopped = true
 				return nil
 			}
-			switch Decide(&r.Row, s.Policy, s.holds, s.now).Action {
+			switch Decide(&r.Row, p.Policy, p.holds, p.now).Action {
 			case Keep:
 				continue
 			case Defer:
-				s.res.Due++
-				s.res.Held++
+				p.due++
+				p.held++
 				continue
 			}
-			s.res.Due++
-			line, err := s.unseal(ctx, r)
+			p.due++
+			line, err := p.keys.unseal(ctx, r)
 			if errors.Is(err, shred.ErrDestroyed) || errors.Is(err, shred.ErrAuthentication) || errors.Is(err, errChecksum) {
-				s.fail(&r.Row, err)
+				p.fail(&r.Row, err)
 				continue
 			}
 			if err != nil {
 				return err
 			}
 			if b == nil {
-				if b, err = s.newSegment(class); err != nil {
+				if b, err = p.newSegment(class); err != nil {
 					return err
 				}
 			}
 			if err := b.w.Write(r.RecordID, line, indexOf(&r.Row)); err != nil {
 				return fmt.Errorf("couldn't write record %s to segment %s: %w", r.RecordID, b.id, err)
 			}
-			if b.w.Records() >= s.Limits.SegmentRecords || b.w.PlaintextBytes() >= s.Limits.SegmentBytes {
-				if err := s.finish(ctx, b); err != nil {
+			if b.w.Records() >= p.Limits.SegmentRecords || b.w.PlaintextBytes() >= p.Limits.SegmentBytes {
+				if err := p.hand(ctx, b); err != nil {
 					return err
 				}
 				b = nil
@@ -107,11 +149,24 @@ func (s *sweep) archiveClass(ctx context.Context, class string) error {
 		}
 		if len(page) == 0 {
 			if b != nil {
-				return s.finish(ctx, b)
+				return p.hand(ctx, b)
 			}
 			return nil
 		}
-		s.progress("archive", s.res.Archived)
+	}
+}
+
+// hand seals a packed segment and hands it over to be finished.
+func (p *packer) hand(ctx context.Context, b *builder) error {
+	g, err := p.describe(ctx, b)
+	if err != nil {
+		return err
+	}
+	select {
+	case p.segments <- g:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -142,8 +197,6 @@ func (k *keyring) unseal(ctx context.Context, r *Sealed) ([]byte, error) {
 	return line, nil
 }
 
-func (s *sweep) unseal(ctx context.Context, r *Sealed) ([]byte, error) { return s.keys.unseal(ctx, r) }
-
 // builder is a segment being packed in memory.
 type builder struct {
 	id, class string
@@ -172,45 +225,41 @@ func (s *sweep) newSegment(class string) (*builder, error) {
 	return b, nil
 }
 
+// segment is a packed segment: what goes into the vaults, and what must come
+// back out of them.
+type segment struct {
+	Segment
+	object, manifest []byte
+	entries          []archive.Entry // without their index
+	identity         age.Identity
+}
+
 // finish takes a packed segment all the way: stage, put, read back, verify,
 // soft-delete, settle.
-func (s *sweep) finish(ctx context.Context, b *builder) error {
-	sealed, err := b.w.Close()
-	if err != nil {
-		return fmt.Errorf("couldn't seal segment %s: %w", b.id, err)
-	}
-	n := len(sealed.Entries)
-	g, manifest, err := s.describe(ctx, b, sealed)
-	if err != nil {
-		return err
-	}
-	// From here on the manifest has the index columns: the largest part of
-	// what a segment keeps in memory.
-	b.w = nil
-	for i := range sealed.Entries {
-		sealed.Entries[i].Index = nil
-	}
+func (s *sweep) finish(ctx context.Context, g *segment) error {
+	n := len(g.entries)
 	// The row first: an object without a row would be an orphan nobody knows.
 	leaf := s.leaf(s.Now(), ActionStaged, s.lease.RunID, g.ID, map[string]any{
 		"class": g.Class, "records": n, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "manifest_sha256": hexOf(g.ManifestSHA256)})
-	if err := s.Store.StageSegment(ctx, s.lease, g, leaf); err != nil {
+	if err := s.Store.StageSegment(ctx, s.lease, g.Segment, leaf); err != nil {
 		return err
 	}
-	copies, err := s.put(ctx, &g, b.object.Bytes(), manifest)
+	copies, err := s.put(ctx, &g.Segment, g.object, g.manifest)
 	if err != nil {
 		return err
 	}
+	g.object, g.manifest = nil, nil // the vaults have them
 	// What was packed is not trusted with what it was packed from: the
 	// checksums are read from the hot store once more, by a statement of
 	// their own.
-	members, err := s.members(ctx, sealed.Entries)
+	members, err := s.members(ctx, g.entries)
 	if err != nil {
 		return err
 	}
-	if err := s.verify(ctx, &g, copies, sealed.Entries, b.identity); err != nil {
+	if err := s.verify(ctx, &g.Segment, copies, g.entries, g.identity); err != nil {
 		return err
 	}
-	archived, err := s.settle(ctx, &g, members)
+	archived, err := s.settle(ctx, &g.Segment, members)
 	s.res.Archived += archived
 	s.res.Segments++
 	if err != nil {
@@ -218,23 +267,28 @@ func (s *sweep) finish(ctx context.Context, b *builder) error {
 	}
 	// A hold that came in between kept the others hot.
 	s.res.Held += n - archived
+	s.progress("archive", s.res.Archived)
 	return nil
 }
 
-// describe makes the segment's row and its manifest.
-func (s *sweep) describe(ctx context.Context, b *builder, sealed *archive.Sealed) (Segment, []byte, error) {
+// describe seals what was packed and makes the segment's row and its manifest.
+func (s *sweep) describe(ctx context.Context, b *builder) (*segment, error) {
+	sealed, err := b.w.Close()
+	if err != nil {
+		return nil, fmt.Errorf("couldn't seal segment %s: %w", b.id, err)
+	}
 	key, err := s.keys.key(ctx, b.class)
 	if err != nil {
-		return Segment{}, nil, err
+		return nil, err
 	}
 	wrapped, err := key.WrapSecret(s.rand(), []byte(b.secret), identityLabel(b.id))
 	if err != nil {
-		return Segment{}, nil, fmt.Errorf("couldn't wrap the identity of segment %s: %w", b.id, err)
+		return nil, fmt.Errorf("couldn't wrap the identity of segment %s: %w", b.id, err)
 	}
 	// The lock lasts as long as the archive class, and never less than MinLock.
 	until := s.now.Add(s.Limits.MinLock)
 	if end, err := classEnd(b.class); err != nil {
-		return Segment{}, nil, err
+		return nil, err
 	} else if end.After(until) {
 		until = end
 	}
@@ -250,12 +304,20 @@ func (s *sweep) describe(ctx context.Context, b *builder, sealed *archive.Sealed
 		Sweeper: s.Actor, RunID: s.lease.RunID, Software: s.Software, Entries: sealed.Entries,
 	}
 	manifest := m.Encode()
-	return Segment{
-		ID: b.id, Class: b.class, State: Staged, RunID: s.lease.RunID, Records: len(sealed.Entries),
-		ObjectKey: m.ObjectKey, ObjectSize: sealed.ObjectSize, ObjectSHA256: sealed.ObjectSHA256, PlaintextSHA256: sealed.PlaintextSHA256, Root: sealed.Root,
-		ManifestKey: archive.ManifestKey(b.class, b.id), ManifestSize: int64(len(manifest)), ManifestSHA256: cte.Checksum(manifest),
-		WrappedIdentity: wrapped, RetainUntil: until, CreatedAt: s.now,
-	}, manifest, nil
+	// From here on the manifest has the index columns: the largest part of
+	// what a segment keeps in memory.
+	for i := range sealed.Entries {
+		sealed.Entries[i].Index = nil
+	}
+	return &segment{
+		Segment: Segment{
+			ID: b.id, Class: b.class, State: Staged, RunID: s.lease.RunID, Records: len(sealed.Entries),
+			ObjectKey: m.ObjectKey, ObjectSize: sealed.ObjectSize, ObjectSHA256: sealed.ObjectSHA256, PlaintextSHA256: sealed.PlaintextSHA256, Root: sealed.Root,
+			ManifestKey: archive.ManifestKey(b.class, b.id), ManifestSize: int64(len(manifest)), ManifestSHA256: cte.Checksum(manifest),
+			WrappedIdentity: wrapped, RetainUntil: until, CreatedAt: s.now,
+		},
+		object: b.object.Bytes(), manifest: manifest, entries: sealed.Entries, identity: b.identity,
+	}, nil
 }
 
 // put stores object and manifest in every vault that counts and returns the

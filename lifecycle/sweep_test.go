@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -298,7 +299,13 @@ func TestMaxDuration(t *testing.T) {
 	w.ingest(lines...)
 	// The clock moves a second at each look.
 	base := w.now
-	w.Engine.Now = func() time.Time { w.now = w.now.Add(time.Second); return w.now }
+	var mu sync.Mutex
+	w.Engine.Now = func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		w.now = w.now.Add(time.Second)
+		return w.now
+	}
 	res, err := w.Sweep(context.Background(), lifecycle.SweepOptions{MaxDuration: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
