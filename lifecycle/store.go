@@ -357,7 +357,8 @@ type SweepStore interface {
 	// ErrMoved, and nothing is moved, if any other is not executing.
 	Destroyed(ctx context.Context, l Lease, classes []string, at time.Time, epoch uint64, leaf Leaf) error
 	// DropCiphertext deletes up to limit payloads of archived records whose
-	// class is destroyed. It returns how many, 0 when none is left.
+	// class is destroyed, or more of them where that is done at one go. It
+	// returns how many, 0 when none is left.
 	DropCiphertext(ctx context.Context, l Lease, limit int, leaf Leaf) (int, error)
 
 	// Append commits a leaf by itself.

@@ -328,10 +328,12 @@ func TestDropMonth(t *testing.T) {
 		return time.Since(start)
 	}
 	destroy("seg-1", r.Class, r)
-	drop(1)
+	// Row by row while there is a reader, and then it is empty and still there.
 	reader := begun(t, d, `SELECT FROM lotkeeper.payloads`)
-	if took := drop(0); took > 2*time.Second || !there() {
-		t.Errorf("waited %s for a reader, the partition is there: %v", took, there())
+	for _, want := range []int{1, 0} {
+		if took := drop(want); took > 2*time.Second || !there() {
+			t.Errorf("waited %s for a reader, the partition is there: %v", took, there())
+		}
 	}
 	// Others pass meanwhile.
 	openBoth(t, b, 2)
@@ -359,6 +361,90 @@ func TestDropMonth(t *testing.T) {
 	last.Class = func() string { hot, _ := periods(); return hot.ID(3) }()
 	if res, err := a.Merge(t.Context(), []lifecycle.Sealed{last}, nil, tick); err != nil || res.Inserted != 1 || !there() {
 		t.Error(res, err)
+	}
+}
+
+// TestDropWholeMonth: a month that is over goes at one go, with all that is in
+// it; not if somebody can read of it, who keeps his own.
+func TestDropWholeMonth(t *testing.T) {
+	for _, held := range []bool{false, true} {
+		a, _, _ := two(t, 0)
+		ok := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		openBoth(t, a, 1)
+		openBoth(t, a, 2)
+		hot, archive := periods()
+		var rs []lifecycle.Sealed
+		for i := range 6 {
+			r := record(fmt.Sprint("r-", i))
+			r.Class = hot.ID(1 + i%2)
+			rs = append(rs, r)
+		}
+		_, err := a.Merge(t.Context(), rs, nil, tick)
+		ok(err)
+		l, err := a.BeginRun(t.Context(), run("run-1"), tick)
+		ok(err)
+		gone := rs
+		if held {
+			gone = rs[1:]
+			later := lifecycle.DeferralPeriod(storetest.Start)
+			ok(a.OpenClasses(t.Context(), []lifecycle.Class{{ID: later.ID(1), Period: later, Generation: 1}}, 0, tick))
+			kept, err := a.Row(t.Context(), "r-0")
+			ok(err)
+			_, err = a.Reseal(t.Context(), l, hot.ID(1), later.ID(1), map[int64][]byte{kept.Seq: []byte("resealed")}, tick)
+			ok(err)
+		}
+		ok(a.StageSegment(t.Context(), l, lifecycle.Segment{ID: "seg-1", Class: archive.ID(1), WrappedIdentity: []byte{1}}, tick))
+		ok(a.VerifySegment(t.Context(), l, "seg-1", nil, tick))
+		var members []lifecycle.Member
+		for _, r := range gone {
+			members = append(members, lifecycle.Member{RecordID: r.RecordID})
+		}
+		n, err := a.SoftDelete(t.Context(), l, "seg-1", storetest.Start, members, tick)
+		if err != nil || n != len(gone) {
+			t.Fatal(n, err)
+		}
+		classes := []string{hot.ID(1), hot.ID(2)}
+		for i := range classes {
+			// Not before the last class of it is destroyed.
+			_, err = a.Condemn(t.Context(), l, storetest.Start, classes[i:i+1], tick)
+			ok(err)
+			_, err = a.Execute(t.Context(), l, storetest.Start, classes[i:i+1], tick)
+			ok(err)
+			if i == 0 {
+				n, err := one(t.Context(), a.pool, (*columns).int, `SELECT coalesce(lotkeeper.drop_month(202409), -1)`)
+				if err != nil || n != -1 {
+					t.Fatal(n, err)
+				}
+			}
+			ok(a.Destroyed(t.Context(), l, classes[i:i+1], storetest.Start, 1, tick))
+		}
+		if !held {
+			// All at one go, whatever the limit.
+			n, err := a.DropCiphertext(t.Context(), l, 2, tick)
+			if err != nil || n != len(rs) {
+				t.Fatalf("dropped %d, %v", n, err)
+			}
+		}
+		for left := len(gone); held && left > 0; {
+			n, err := a.DropCiphertext(t.Context(), l, 2, tick)
+			if err != nil || n < 1 || n > 2 {
+				t.Fatalf("dropped %d of %d, %v", n, left, err)
+			}
+			left -= n
+		}
+		if n, err := a.DropCiphertext(t.Context(), l, 2, tick); err != nil || n != 0 {
+			t.Fatalf("dropped %d more, %v", n, err)
+		}
+		for i, r := range rs {
+			if s, err := a.SealedRow(t.Context(), r.RecordID); err != nil || (s.Payload != nil) != (held && i == 0) {
+				t.Errorf("held %v: %+v, %v", held, s, err)
+			}
+		}
 	}
 }
 

@@ -338,13 +338,23 @@ func (s *Store) Destroyed(ctx context.Context, l lifecycle.Lease, classes []stri
 	return nil
 }
 
-// DropCiphertext deletes row by row, by lists of numbers: a month's partition may
-// have payloads of held records in it for years. Once nothing is left to delete,
-// the partitions that are empty by then are dropped.
+// DropCiphertext drops the partition of a month that is over as a whole: all of
+// its classes destroyed, and no DEK left among its payloads. That takes next to
+// nothing, where deleting them was a tenth of a sweep. In a month that is not, it
+// deletes row by row, by lists of numbers: there may be payloads of held records
+// in it for years. Once nothing is left to delete, the months that are empty by
+// then are dropped.
 func (s *Store) DropCiphertext(ctx context.Context, l lifecycle.Lease, limit int, leaf lifecycle.Leaf) (int, error) {
-	n, err := s.dropPayloads(ctx, l, limit, leaf)
+	// The first month that has anything to drop. A month that is not whole is
+	// begun below, row by row, and not looked at as a whole again.
+	n, err := s.dropMonths(ctx, l, leaf, `SELECT month FROM lotkeeper.classes WHERE kind = 'hot' AND month =
+			(SELECT min(month) FROM lotkeeper.classes WHERE kind = 'hot' AND state = 'destroyed' AND NOT dropped)
+		GROUP BY month HAVING bool_and(state = 'destroyed' AND NOT dropped AND dropped_to = 0)`)
 	if err == nil && n == 0 {
-		err = s.dropMonths(ctx, l)
+		n, err = s.dropPayloads(ctx, l, limit, leaf)
+	}
+	if err == nil && n == 0 {
+		_, err = s.dropMonths(ctx, l, leaf, `SELECT month FROM lotkeeper.classes WHERE kind = 'hot' GROUP BY month HAVING bool_and(dropped)`)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("couldn't drop ciphertext of destroyed classes: %w", err)
@@ -359,7 +369,7 @@ func (s *Store) dropPayloads(ctx context.Context, l lifecycle.Lease, limit int, 
 		n = 0
 		for n < limit {
 			class, err := one(ctx, tx, func(c *columns) place { return place{c.int(), c.int()} },
-				`SELECT class_no, dropped_to FROM lotkeeper.classes WHERE state = 'destroyed' AND NOT dropped ORDER BY class_no LIMIT 1`)
+				`SELECT class_no, dropped_to FROM lotkeeper.classes WHERE state = 'destroyed' AND NOT dropped ORDER BY kind DESC, month, class_no LIMIT 1`)
 			if errors.Is(err, pgx.ErrNoRows) {
 				break
 			}
@@ -404,26 +414,41 @@ func (s *Store) dropPayloads(ctx context.Context, l lifecycle.Lease, limit int, 
 	return n, err
 }
 
-// dropMonths drops the partitions in which nothing is left and nothing will
-// arrive. Whoever reads, an export perhaps, is in the way of that, and whoever
-// wants to read or write then would have to wait as well: so it waits for a
-// moment only, and leaves it to the next sweep. Nothing is destroyed by it.
-func (s *Store) dropMonths(ctx context.Context, l lifecycle.Lease) error {
-	months, err := all(ctx, s.pool, (*columns).int, `SELECT month FROM lotkeeper.classes WHERE kind = 'hot' GROUP BY month
-		HAVING bool_and(dropped) AND to_regclass('lotkeeper.payloads_' || lpad(month::text, 6, '0')) IS NOT NULL ORDER BY month`)
+// dropMonths drops those of the months whose payloads nobody can read and that
+// nothing more will arrive in, and returns how many payloads went with them.
+//
+// No class of such a month is open, and none is opened while this has the lock
+// shared, so nothing is merged into it between the look for DEKs, which takes its
+// time, and the drop. Whoever reads, an export perhaps, is in the way of the
+// drop, and whoever wants to read or write then would have to wait as well: so it
+// waits for a moment only, and leaves the month as it is.
+func (s *Store) dropMonths(ctx context.Context, l lifecycle.Lease, leaf lifecycle.Leaf, which string) (int, error) {
+	months, err := all(ctx, s.pool, (*columns).int, `SELECT month FROM (`+which+`) m WHERE to_regclass('lotkeeper.payloads_' || lpad(month::text, 6, '0')) IS NOT NULL ORDER BY month`)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	dropped := 0
 	for _, month := range months {
-		err := s.attempt(ctx, exclusive, s.withLease(l, func(ctx context.Context, tx *txn) error {
-			_, err := tx.exec(ctx, `SELECT lotkeeper.drop_month($1)`, month)
+		n := int64(0)
+		err := s.attempt(ctx, shared, s.withLease(l, func(ctx context.Context, tx *txn) error {
+			if _, err := tx.exec(ctx, inQueue); err != nil {
+				return err
+			}
+			n, err = one(ctx, tx, (*columns).int, `SELECT coalesce(lotkeeper.drop_month($1), 0)`, month)
+			if err != nil || n == 0 {
+				return err
+			}
+			_, err = tx.appendLeaf(ctx, leaf.With("records", n))
 			return err
 		}))
-		if err != nil && !inTheWay(err) {
-			return err
+		switch {
+		case err == nil:
+			dropped += int(n)
+		case !inTheWay(err):
+			return dropped, err
 		}
 	}
-	return nil
+	return dropped, nil
 }
 
 func (s *Store) Append(ctx context.Context, leaf lifecycle.Leaf) error {

@@ -484,24 +484,27 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- Drops the partition of a month in which nothing is left and nothing will
--- arrive, and says whether it did. What is left of a held record keeps it.
+-- Drops the partition of a month in which nothing can be read and nothing will
+-- arrive, and says how many payloads went with it; NULL if it did not. What is
+-- left of a held record keeps it.
 -- +goose StatementBegin
-CREATE FUNCTION lotkeeper.drop_month(m integer) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION lotkeeper.drop_month(m integer) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     part text := 'payloads_' || lpad(m::text, 6, '0');
-    left_over boolean;
+    payloads bigint;
+    readable bigint;
 BEGIN
     IF to_regclass('lotkeeper.' || part) IS NULL
-       OR EXISTS (SELECT FROM lotkeeper.classes c WHERE c.kind = 'hot' AND c.month = m AND NOT c.dropped) THEN
-        RETURN false;
+       OR EXISTS (SELECT FROM lotkeeper.classes c WHERE c.kind = 'hot' AND c.month = m AND c.state <> 'destroyed') THEN
+        RETURN NULL;
     END IF;
-    EXECUTE format('SELECT EXISTS (SELECT FROM lotkeeper.%I)', part) INTO left_over;
-    IF left_over THEN
-        RETURN false;
+    EXECUTE format('SELECT count(*), count(d.seq) FROM lotkeeper.%I p LEFT JOIN lotkeeper.deks d ON d.seq = p.seq', part) INTO payloads, readable;
+    IF readable > 0 THEN
+        RETURN NULL;
     END IF;
+    UPDATE lotkeeper.classes SET dropped = true WHERE kind = 'hot' AND month = m AND NOT dropped;
     EXECUTE format('DROP TABLE lotkeeper.%I', part);
-    RETURN true;
+    RETURN payloads;
 END $$;
 -- +goose StatementEnd
 REVOKE EXECUTE ON FUNCTION lotkeeper.open_month(integer), lotkeeper.drop_month(integer) FROM PUBLIC;
