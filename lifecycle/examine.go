@@ -68,8 +68,13 @@ func (e *Engine) Examine(ctx context.Context) []Check {
 		if v.State == Retired {
 			continue
 		}
+		if v.State == Retiring {
+			// It gets nothing more, not even what doctor tries out.
+			add("vault "+v.Name, archive.Check{Name: "retiring", OK: v.Problem == "", Found: strings.TrimSpace("locked until " + v.LockedUntil + " " + v.Problem)})
+			continue
+		}
 		subject := "vault " + v.Name
-		c := archive.Check{Name: "counts", OK: v.State == ActiveVault || v.State == Retiring, Found: string(v.State)}
+		c := archive.Check{Name: "counts", OK: v.State == ActiveVault, Found: string(v.State)}
 		switch v.State {
 		case Joining:
 			c.Hint = "type: lotkeeper vault sync " + v.Name

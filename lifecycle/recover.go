@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"filippo.io/age"
 
@@ -77,9 +78,6 @@ func (s *sweep) recoverSegment(ctx context.Context, g *Segment) error {
 	if g.State == Staged && (manifest == nil || object == nil) {
 		return s.abandon(ctx, g, "no vault has all of it")
 	}
-	if g.State == Staged && !g.RetainUntil.After(s.now) {
-		return s.abandon(ctx, g, "its lock would have ended")
-	}
 	m, err := archive.ParseManifest(manifest)
 	if err != nil {
 		return fmt.Errorf("manifest %s: %w", g.ManifestKey, err)
@@ -91,6 +89,7 @@ func (s *sweep) recoverSegment(ctx context.Context, g *Segment) error {
 		} else if err != nil {
 			return err
 		}
+		s.lockFor(g, s.now) // it may have been staged long ago
 		copies, err := s.put(ctx, g, object, manifest)
 		if err != nil {
 			return err
@@ -99,13 +98,14 @@ func (s *sweep) recoverSegment(ctx context.Context, g *Segment) error {
 			return err
 		}
 	} else {
-		// It was verified, but that was another day: the copies must stand now.
-		for _, c := range g.Copies {
-			v, err := s.vault(c.Vault)
-			if err != nil {
-				return err
+		// It was verified, but that was another day: the copies that count must
+		// stand now. One that was retired meanwhile may be gone.
+		for _, v := range s.vaults {
+			i := slices.IndexFunc(g.Copies, func(c Copy) bool { return c.Vault == v.Name() })
+			if i < 0 {
+				return fmt.Errorf("no copy in vault %s is recorded: %w", v.Name(), errMismatch)
 			}
-			if err := checkCopy(ctx, v, g, c, m.Entries, identity); err != nil {
+			if err := checkCopy(ctx, v, g, g.Copies[i], m.Entries, identity); err != nil {
 				return err
 			}
 		}

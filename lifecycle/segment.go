@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"filippo.io/age"
@@ -330,7 +331,7 @@ func (s *sweep) put(ctx context.Context, g *Segment, object, manifest []byte) ([
 			return nil, fmt.Errorf("segment %s: %w", g.ID, err)
 		}
 	}
-	return copies, nil
+	return copies, distinct(g, copies)
 }
 
 // putCopy stores object and manifest in one vault, locked until g.RetainUntil.
@@ -345,18 +346,27 @@ func putCopy(ctx context.Context, v archive.Vault, g *Segment, object, manifest 
 	return c, err
 }
 
-// putOne returns the version that it has stored, or the one that is there
-// already: verification will say whether it is the right one. It was put by a run
-// that was cut off, perhaps long ago, so its lock is made as long as a new one's.
+// putOne returns the version that it has stored, or the one that is there already
+// and has the same bytes: a run that was cut off has put it, perhaps long ago, so its
+// lock is made as long as a new one's. errMismatch: something else is there.
 func putOne(ctx context.Context, v archive.Vault, key string, body []byte, sum [32]byte, until time.Time) (string, error) {
 	version, err := v.Put(ctx, key, bytes.NewReader(body), archive.PutOptions{
 		SHA256: sum, Size: int64(len(body)), Mode: archive.Compliance, RetainUntil: until})
 	if !errors.Is(err, archive.ErrExists) {
 		return version.VersionID, err
 	}
-	info, err := v.Stat(ctx, key, "")
+	r, info, err := v.Get(ctx, key, "")
 	if err != nil {
-		return "", fmt.Errorf("couldn't tell the version of %s in vault %s: %w", key, v.Name(), err)
+		return "", fmt.Errorf("couldn't read what is there already, %s in vault %s: %w", key, v.Name(), err)
+	}
+	there, err := io.ReadAll(io.LimitReader(r, int64(len(body))+1))
+	r.Close()
+	if err != nil {
+		return "", fmt.Errorf("couldn't read what is there already, %s in vault %s: %w", key, v.Name(), err)
+	}
+	// Before its lock is touched: nobody's object is to be made undeletable.
+	if cte.Checksum(there) != sum {
+		return "", fmt.Errorf("%s in vault %s is there already, and is another object: %w", key, v.Name(), errMismatch)
 	}
 	if info.RetainUntil.Before(until) {
 		if err := v.Retain(ctx, key, info.VersionID, until); err != nil {
@@ -364,6 +374,27 @@ func putOne(ctx context.Context, v archive.Vault, key string, body []byte, sum [
 		}
 	}
 	return info.VersionID, nil
+}
+
+// distinct refuses copies that are one object: version ids are unique, so two vaults
+// that give the same are two names of one place, and one copy would count as two.
+func distinct(g *Segment, copies []Copy) error {
+	by := map[string]string{}
+	for _, c := range copies {
+		if other, ok := by[c.ObjectVersion]; ok {
+			return &Refused{"vault", fmt.Sprintf("vaults %s and %s are one place: both have version %s of %s", other, c.Vault, c.ObjectVersion, g.ObjectKey),
+				"give each vault a place of its own in the configuration"}
+		}
+		by[c.ObjectVersion] = c.Vault
+	}
+	return nil
+}
+
+// lockFor makes a segment's retention as long as that of a new one would be at least.
+func (e *Engine) lockFor(g *Segment, now time.Time) {
+	if least := archive.WholeSecond(now.Add(e.Limits.MinLock)); g.RetainUntil.Before(least) {
+		g.RetainUntil = least
+	}
 }
 
 // members pairs a segment's entries with the checksums that the hot store has
@@ -416,7 +447,7 @@ func expect(g *Segment, c Copy, entries []archive.Entry) archive.Expect {
 		SegmentID:   g.ID,
 		Object:      archive.File{Key: g.ObjectKey, VersionID: c.ObjectVersion, SHA256: g.ObjectSHA256, Size: g.ObjectSize},
 		Manifest:    archive.File{Key: g.ManifestKey, VersionID: c.ManifestVersion, SHA256: g.ManifestSHA256, Size: g.ManifestSize},
-		RetainUntil: g.RetainUntil, Entries: entries,
+		RetainUntil: c.RetainUntil, Entries: entries,
 	}
 }
 

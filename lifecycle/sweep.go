@@ -62,6 +62,9 @@ const maxKept = 1000
 func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error) {
 	start := e.Now()
 	res := SweepResult{DryRun: true, Cutoff: cte.FormatTime(e.Policy.Cutoff(now))}
+	if err := e.checkPolicy(ctx); err != nil {
+		return res, err
+	}
 	open, err := e.Store.Holds(ctx, true)
 	if err != nil {
 		return res, err

@@ -11,8 +11,8 @@ import (
 	"github.com/lotkeeper/lotkeeper/cte"
 )
 
-// Retired is what people are shown of a retiring vault whose last lock has
-// ended: nothing holds its objects there any more. It is not stored.
+// Retired is what people are shown of a retiring vault when the last lock of its
+// recorded copies has ended. It is not stored.
 const Retired VaultState = "retired"
 
 // VaultView is what is known of a vault, and what it says of itself.
@@ -207,7 +207,7 @@ func (e *Engine) syncVault(ctx context.Context, target archive.Vault, runID stri
 func (e *Engine) bring(ctx context.Context, keys *keyring, target archive.Vault, g *Segment, runID string, now time.Time) error {
 	identity, err := keys.identity(ctx, g)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errMismatch, err)
 	}
 	var objects, manifests []source
 	for _, c := range g.Copies {
@@ -218,28 +218,25 @@ func (e *Engine) bring(ctx context.Context, keys *keyring, target archive.Vault,
 		objects = append(objects, source{v, c.ObjectVersion})
 		manifests = append(manifests, source{v, c.ManifestVersion})
 	}
-	object, err := e.fetch(ctx, objects, g.ObjectKey, g.ObjectSHA256, g.ObjectSize)
-	if err != nil {
-		return err
-	}
-	manifest, err := e.fetch(ctx, manifests, g.ManifestKey, g.ManifestSHA256, g.ManifestSize)
-	if err != nil {
-		return err
+	object, objectErr := e.fetch(ctx, objects, g.ObjectKey, g.ObjectSHA256, g.ObjectSize)
+	manifest, manifestErr := e.fetch(ctx, manifests, g.ManifestKey, g.ManifestSHA256, g.ManifestSize)
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	if object == nil || manifest == nil {
-		return fmt.Errorf("segment %s: no vault gives it back: %w", g.ID, errMismatch)
+		return fmt.Errorf("segment %s: no vault gives it back: %w", g.ID, errors.Join(errMismatch, objectErr, manifestErr))
 	}
 	m, err := archive.ParseManifest(manifest)
 	if err != nil {
 		return fmt.Errorf("manifest %s: %w", g.ManifestKey, err)
 	}
-	// The others' lock may be nearly over; this one is never shorter than any new one.
-	if least := archive.WholeSecond(now.Add(e.Limits.MinLock)); g.RetainUntil.Before(least) {
-		g.RetainUntil = least
-	}
+	e.lockFor(g, now) // the others' may be nearly over
 	c, err := putCopy(ctx, target, g, object, manifest)
 	if err != nil {
 		return fmt.Errorf("segment %s: %w", g.ID, err)
+	}
+	if err := distinct(g, append(g.Copies, c)); err != nil {
+		return err
 	}
 	if err := checkCopy(ctx, target, g, c, m.Entries, identity); err != nil {
 		return err

@@ -82,7 +82,7 @@ func guarded(t testing.TB) *pgx.Conn {
 		`INSERT INTO leases VALUES ('sweep', 7, 'run', now())`,
 		`INSERT INTO vaults VALUES (1, 'has-one', 'joining', ''), (2, 'has-all', 'joining', ''), (3, 'gone', 'joining', '')`,
 		`UPDATE vaults SET state = 'retiring' WHERE vault_no = 3`,
-		`INSERT INTO segment_copies SELECT segment_no, v, '', '', '', '' FROM segments, (VALUES ('has-all'), ('has-one')) x(v) WHERE v = 'has-all' OR segment_no = 2`)
+		`INSERT INTO segment_copies SELECT segment_no, v, v, '', '', '' FROM segments, (VALUES ('has-all'), ('has-one')) x(v) WHERE v = 'has-all' OR segment_no = 2`)
 	for _, q := range setup {
 		if _, err := conn.Exec(t.Context(), q); err != nil {
 			t.Fatalf("%s: %v", q, err)
@@ -275,6 +275,11 @@ func TestGuards(t *testing.T) {
 	refused(`UPDATE leases SET run_id = 'another'`)
 	accepted(`UPDATE leases SET expires_at = now()`)
 	accepted(`UPDATE leases SET fence = 8, run_id = 'another'`)
+
+	// Copies: for ever.
+	refused(`DELETE FROM segment_copies`)
+	refused(`UPDATE segment_copies SET retain_until = '' WHERE vault = 'has-one'`)
+	refused(`INSERT INTO segment_copies SELECT segment_no, 'other', object_version, '', '', '' FROM segment_copies WHERE vault = 'has-one'`)
 
 	// Vaults: forward only, and not counting before they have every live segment.
 	refused(`UPDATE vaults SET state = 'active' WHERE vault_no = 1`)

@@ -195,7 +195,7 @@ func migrate(ctx context.Context, config *pgx.ConnConfig, create bool) error {
 	if err != nil {
 		return err
 	}
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(lockKey), lock.WithLockTimeout(1, 300))
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(lockKey+1), lock.WithLockTimeout(1, 300))
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func guarded(t testing.TB) *sql.DB {
 		`INSERT INTO leases VALUES ('sweep', 7)`,
 		`INSERT INTO vaults VALUES (1, 'has-one', 'joining', `+someTime+`), (2, 'has-all', 'joining', `+someTime+`), (3, 'gone', 'joining', `+someTime+`)`,
 		`UPDATE vaults SET state = 'retiring' WHERE vault_no = 3`,
-		`INSERT INTO segment_copies SELECT segment_no, v, '', '', `+someTime+`, `+someTime+` FROM segments, (SELECT 'has-all' AS v UNION SELECT 'has-one') WHERE v = 'has-all' OR segment_no = 2`,
+		`INSERT INTO segment_copies SELECT segment_no, v, v, '', `+someTime+`, `+someTime+` FROM segments, (SELECT 'has-all' AS v UNION SELECT 'has-one') WHERE v = 'has-all' OR segment_no = 2`,
 		`COMMIT`)
 	for _, q := range setup {
 		if _, err := db.Exec(q); err != nil {
@@ -261,6 +261,12 @@ func TestGuards(t *testing.T) {
 	refused(`UPDATE leases SET fence = 6`)
 	refused(`UPDATE leases SET kind = 'ingest'`)
 	accepted(`UPDATE leases SET fence = 8`)
+
+	// Copies: for ever.
+	refused(`DELETE FROM segment_copies`)
+	refused(`UPDATE segment_copies SET retain_until = '' WHERE vault = 'has-one'`)
+	refused(`INSERT OR REPLACE INTO segment_copies SELECT * FROM segment_copies WHERE vault = 'has-one'`)
+	refused(`INSERT OR REPLACE INTO segment_copies SELECT segment_no, 'other', object_version, '', '', '' FROM segment_copies WHERE vault = 'has-one'`)
 
 	// Vaults: forward only, and not counting before they have every live segment.
 	refused(`UPDATE vaults SET state = 'active' WHERE vault_no = 1`)

@@ -102,13 +102,16 @@ var fullScans = map[string]string{
 	`^SELECT run_id FROM runs WHERE kind = \? AND status = 'running'`:                           "as many as there were runs",
 	`FROM segments g JOIN classes c .* WHERE (true|g\.state IN)`:                                "as many as there are segments",
 	`FROM segment_copies\s+WHERE segment_no IN`:                                                 "the same",
+	`FROM vaults v LEFT JOIN \(segment_copies`:                                                  "the same, for each vault",
+	`FROM segments g (LEFT JOIN segment_copies .*)?WHERE g\.state IN`:                           "the same, when a vault comes to count",
+	`FROM segments g WHERE g\.state IN .* WHERE NOT EXISTS \(SELECT 1 FROM vaults`:              "the same, when one is added",
 }
 
 // selective are the filters of a Query by which few rows are found.
 var selective = regexp.MustCompile(`r\.record_id IN|r\.tlc = \?|r\.segment_no = \(`)
 
 // small tables may be read whole: they have one row, or one a class or kind.
-var small = []string{"j", "json_each", "CONSTANT", "hit", "meta", "leases", "l", "classes", "c"}
+var small = []string{"j", "json_each", "CONSTANT", "hit", "meta", "leases", "l", "classes", "c", "vaults", "v"}
 
 // TestPlans looks at the plan of every statement that the whole suite makes: none
 // reads a table from end to end that should not, neither on a new database nor on

@@ -84,7 +84,11 @@ func vaultJoins(k *kit) {
 		k.Errorf("main is locked until %s, want %s", main.LockedUntil, want)
 	}
 
-	in := func(vault string) lifecycle.Copy { c := copies()[0]; c.Vault = vault; return c }
+	in := func(vault string) lifecycle.Copy {
+		c := copies()[0]
+		c.Vault, c.ObjectVersion = vault, "of "+vault
+		return c
+	}
 	copied := leaf(lifecycle.ActionVaultCopied)
 	k.unchanged("what cannot be", func() {
 		k.moved("activating what lacks two", k.ActivateVault(k.ctx, "new", leaf(lifecycle.ActionVaultActive)))
@@ -111,6 +115,13 @@ func vaultJoins(k *kit) {
 	}
 
 	k.ok(k.StageSegment(k.ctx, k.lease, k.segment("seg-4", class, 1), leaf(lifecycle.ActionStaged)))
+	k.unchanged("one object as two copies", func() {
+		twice := in("new")
+		twice.ObjectVersion = copies()[0].ObjectVersion
+		if err := k.VerifySegment(k.ctx, k.lease, "seg-4", append(copies(), twice), leaf(lifecycle.ActionVerified)); err == nil {
+			k.Error("one object was verified as two copies")
+		}
+	})
 	k.unchanged("a segment without its copy in an active vault", func() {
 		k.moved("verifying", k.VerifySegment(k.ctx, k.lease, "seg-4", copies(), leaf(lifecycle.ActionVerified)))
 	})

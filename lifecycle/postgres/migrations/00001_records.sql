@@ -109,7 +109,9 @@ CREATE TABLE lotkeeper.segment_copies (
     manifest_version text COLLATE "C" NOT NULL,
     retain_until     text COLLATE "C" NOT NULL,
     verified_at      text COLLATE "C" NOT NULL,
-    PRIMARY KEY (segment_no, vault)
+    PRIMARY KEY (segment_no, vault),
+    -- One object must not count as two copies.
+    UNIQUE (segment_no, object_version)
 );
 
 -- A merge takes one number, and its records count up from it: they are known
@@ -377,6 +379,9 @@ CREATE TRIGGER segments_immutable BEFORE UPDATE OF segment_no, segment_id, class
     FOR EACH ROW EXECUTE FUNCTION lotkeeper.refuse('a segment is immutable');
 CREATE TRIGGER segments_kept BEFORE DELETE ON lotkeeper.segments
     FOR EACH ROW EXECUTE FUNCTION lotkeeper.refuse('a segment''s row is never deleted');
+
+CREATE TRIGGER copies_kept BEFORE UPDATE OR DELETE ON lotkeeper.segment_copies
+    FOR EACH ROW EXECUTE FUNCTION lotkeeper.refuse('a copy is recorded for ever');
 
 -- A vault only moves forward, and does not count before it has every live segment.
 -- +goose StatementBegin

@@ -96,7 +96,9 @@ CREATE TABLE segment_copies (
     manifest_version TEXT    NOT NULL,
     retain_until     TEXT    NOT NULL,
     verified_at      TEXT    NOT NULL,
-    PRIMARY KEY (segment_no, vault)
+    PRIMARY KEY (segment_no, vault),
+    -- One object must not count as two copies.
+    UNIQUE (segment_no, object_version)
 ) WITHOUT ROWID;
 
 -- The narrow row of a record: what changes, and what is searched by.
@@ -307,6 +309,21 @@ CREATE TRIGGER segments_kept BEFORE DELETE ON segments
 BEGIN SELECT RAISE(ABORT, 'a segment''s row is never deleted'); END;
 -- +goose StatementEnd
 
+-- A copy is recorded for ever.
+-- +goose StatementBegin
+CREATE TRIGGER copies_once BEFORE INSERT ON segment_copies
+WHEN EXISTS (SELECT 1 FROM segment_copies c WHERE c.segment_no = NEW.segment_no AND (c.vault = NEW.vault OR c.object_version = NEW.object_version))
+BEGIN SELECT RAISE(ABORT, 'the copy is recorded already, or is another vault''s'); END;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE TRIGGER copies_immutable BEFORE UPDATE ON segment_copies
+BEGIN SELECT RAISE(ABORT, 'a copy is recorded for ever'); END;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE TRIGGER copies_kept BEFORE DELETE ON segment_copies
+BEGIN SELECT RAISE(ABORT, 'a copy is recorded for ever'); END;
+-- +goose StatementEnd
+
 -- A vault only moves forward, and does not count before it has every segment.
 -- +goose StatementBegin
 CREATE TRIGGER vaults_born BEFORE INSERT ON vaults
@@ -326,8 +343,8 @@ BEGIN SELECT RAISE(ABORT, 'illegal move of a vault''s state'); END;
 -- +goose StatementEnd
 -- +goose StatementBegin
 CREATE TRIGGER vaults_complete BEFORE UPDATE OF state ON vaults
-WHEN NEW.state = 'active' AND EXISTS (SELECT 1 FROM segments g WHERE g.state IN ('verified', 'settled')
-    AND NOT EXISTS (SELECT 1 FROM segment_copies c WHERE c.segment_no = g.segment_no AND c.vault = NEW.name))
+WHEN NEW.state = 'active' AND EXISTS (SELECT 1 FROM segments g LEFT JOIN segment_copies c ON c.segment_no = g.segment_no AND c.vault = NEW.name
+    WHERE g.state IN ('verified', 'settled') AND c.vault IS NULL)
 BEGIN SELECT RAISE(ABORT, 'the vault lacks a segment'); END;
 -- +goose StatementEnd
 -- +goose StatementBegin
