@@ -209,7 +209,7 @@ func newRules() *validator.Validate {
 		"nocontrol": func(fl validator.FieldLevel) bool {
 			return !strings.ContainsFunc(fl.Field().String(), unicode.IsControl)
 		},
-		"vaultname": func(fl validator.FieldLevel) bool { return vaultName.MatchString(fl.Field().String()) },
+		"vaultname": func(fl validator.FieldLevel) bool { return validVaultName(fl.Field().String()) },
 	} {
 		if err := v.RegisterValidation(tag, fn); err != nil {
 			panic(err) // a misspelt tag in this file

@@ -31,8 +31,9 @@ type config struct {
 	// Store is sqlite:PATH, or postgres://user@host/database; that may lead
 	// through PgBouncer in transaction mode.
 	Store string `yaml:"store"`
-	// StoreAdmin is a direct connection to the same PostgreSQL database, as its
-	// owner, for what init does to the schema. Default: Store.
+	// StoreAdmin is a direct connection to the same PostgreSQL database, as the
+	// schema's owner: each command looks there whether the schema is up to date.
+	// Default: Store.
 	StoreAdmin string `yaml:"store_admin"`
 	// Vaults are all that a segment must be in before it counts as archived.
 	Vaults []vaultConfig `yaml:"vaults" validate:"unique=Name,dive"`
@@ -62,7 +63,11 @@ type auditConfig struct {
 	Actor string `yaml:"actor" validate:"max=200,nocontrol"`
 }
 
+// vaultName leaves out names that end in file: NAME_FILE is where a secret's file is
+// named.
 var vaultName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
+
+func validVaultName(s string) bool { return vaultName.MatchString(s) && !strings.HasSuffix(s, "file") }
 
 // configError is a fault in the configuration file, at its line and column.
 type configError struct {
@@ -287,7 +292,7 @@ func brokenRule(b validator.FieldError) string {
 	case "unique":
 		return "two have the same name"
 	case "vaultname":
-		return fmt.Sprintf("%q is not a name of lower-case letters, digits and dashes", b.Value())
+		return fmt.Sprintf("%q is not a name of lower-case letters, digits and dashes that does not end in file", b.Value())
 	case "min":
 		return fmt.Sprintf("it must be at least %s, not %v", b.Param(), b.Value())
 	case "max":
@@ -307,7 +312,11 @@ func checkPostgres(s string) error {
 	case u.Scheme != "postgres" && u.Scheme != "postgresql":
 		return errors.New("it must be sqlite:PATH or postgres://user@host/database")
 	}
-	if _, has := u.User.Password(); has || u.Query().Has("password") {
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return errors.New("what follows its ? cannot be read")
+	}
+	if _, has := u.User.Password(); has || query.Has("password") || query.Has("sslpassword") {
 		return errors.New("it has a password in it; use PGPASSWORD_FILE, PGPASSFILE or the systemd credential pgpassword")
 	}
 	return nil
@@ -336,7 +345,10 @@ func parseVault(v vaultConfig) (vaultTarget, error) {
 	if u.User != nil {
 		return vaultTarget{}, errors.New("it has credentials in it; they come from the environment, a file or a systemd credential")
 	}
-	t := vaultTarget{kind: u.Scheme, query: u.Query()}
+	t := vaultTarget{kind: u.Scheme}
+	if t.query, err = url.ParseQuery(u.RawQuery); err != nil {
+		return t, errors.New("what follows its ? cannot be read")
+	}
 	var allowed []string
 	switch u.Scheme {
 	case "s3":
@@ -358,6 +370,11 @@ func parseVault(v vaultConfig) (vaultTarget, error) {
 		}
 		if len(t.query[k]) > 1 {
 			return t, fmt.Errorf("%s stands twice", k)
+		}
+	}
+	if e := t.query.Get("endpoint"); e != "" {
+		if u, err := url.Parse(e); err != nil || u.User != nil || u.RawQuery != "" || u.Host == "" {
+			return t, errors.New("endpoint must be the URL of a server, such as https://s3.example.org, and nothing else")
 		}
 	}
 	for _, k := range []string{"tls", "path_style"} {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -82,11 +81,13 @@ type opener struct {
 	path string // absolute
 	now  func() time.Time
 	note func(format string, args ...any) // tells of what is no error
+
+	checked map[string]bool // vaults that checkVault was content with
 }
 
 func newOpener(a *app) (*opener, error) {
 	path, err := filepath.Abs(a.cfg.Data)
-	return &opener{a.cfg, path, a.now, a.note}, err
+	return &opener{a.cfg, path, a.now, a.note, map[string]bool{}}, err
 }
 
 // sqlitePath is where the embedded database is; "" if it is another.
@@ -110,27 +111,10 @@ func (o *opener) storeName() string {
 	return o.Store
 }
 
-// postgres completes the URLs with the password, which is in no configuration.
+// postgres adds the password, which is in no configuration.
 func (o *opener) postgres() (postgres.Options, error) {
 	password, _, err := secret("PGPASSWORD", "")
-	if err != nil {
-		return postgres.Options{}, err
-	}
-	with := func(s string) string {
-		u, err := url.Parse(s)
-		if err != nil || password == "" || s == "" {
-			return s
-		}
-		name := u.User.Username()
-		if name == "" {
-			name = os.Getenv("PGUSER")
-		}
-		if name != "" {
-			u.User = url.UserPassword(name, password)
-		}
-		return u.String()
-	}
-	return postgres.Options{URL: with(o.Store), AdminURL: with(o.StoreAdmin)}, nil
+	return postgres.Options{URL: o.Store, AdminURL: o.StoreAdmin, Password: password}, err
 }
 
 // openStore opens a database that init made. errNoStore if there is none.
@@ -394,20 +378,37 @@ func (o *opener) create(ctx context.Context, mirrors []string, actor string) (d 
 	if _, err := d.keys.Status(ctx); err != nil {
 		return nil, false, errors.Join(err, d.close())
 	}
-	// Last: a database that knows no vault is one that init did not finish.
-	rows, err := d.store.Vaults(ctx)
-	if err == nil && len(rows) == 0 {
-		created = true
-		for _, v := range d.vaults {
-			if err = d.store.AddVault(ctx, v.Name(), lifecycle.Leaf{At: o.now().UTC(), Actor: actor, Action: lifecycle.ActionVaultAdded, Subject: v.Name()}); err != nil {
-				break
-			}
-		}
-	}
+	added, err := o.addVaults(ctx, d, actor)
 	if err != nil {
 		return nil, false, errors.Join(err, d.close())
 	}
-	return d, created, nil
+	return d, created || added, nil
+}
+
+// addVaults adds what init was cut off from adding: a database in which nothing is
+// archived yet knows every vault that is configured.
+func (o *opener) addVaults(ctx context.Context, d *data, actor string) (added bool, err error) {
+	rows, err := d.store.Vaults(ctx)
+	if err != nil {
+		return false, err
+	}
+	live, err := d.store.Segments(ctx, lifecycle.Verified, lifecycle.Settled)
+	if err != nil || len(live) > 0 {
+		return false, err
+	}
+	for _, v := range d.vaults {
+		if slices.ContainsFunc(rows, func(r lifecycle.VaultRow) bool { return r.Name == v.Name() }) {
+			continue
+		}
+		if err := o.checkVault(ctx, v); err != nil {
+			return added, err
+		}
+		if err := d.store.AddVault(ctx, v.Name(), lifecycle.Leaf{At: o.now().UTC(), Actor: actor, Action: lifecycle.ActionVaultAdded, Subject: v.Name()}); err != nil {
+			return added, err
+		}
+		added = true
+	}
+	return added, nil
 }
 
 // claim makes an empty directory ours.
@@ -504,9 +505,14 @@ func (o *opener) fill(ctx context.Context, s settings, actor string) (err error)
 // checkVault refuses to begin with a vault that nothing may be put into, and tells
 // of what else is not as it should be.
 func (o *opener) checkVault(ctx context.Context, v archive.Vault) error {
+	if o.checked[v.Name()] {
+		return nil
+	}
+	o.checked[v.Name()] = true
 	i, ok := v.(archive.Inspector)
 	if !ok {
-		return nil
+		_, err := v.Status(ctx)
+		return err
 	}
 	checks := i.Inspect(ctx)
 	for _, c := range checks {

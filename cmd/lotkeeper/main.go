@@ -50,6 +50,9 @@ func run(ctx context.Context, a *app, args []string) int {
 	err = errors.Join(err, a.out.Flush())
 	if err != nil && ctx.Err() != nil {
 		err = &hinted{errors.New("interrupted"), "what was begun is safe; type the same command again and it goes on from there"}
+		if cmd.CommandPath() == "lotkeeper hold place" {
+			err = &hinted{errors.New("interrupted: no hold is known to be placed"), "to see whether it was, type: lotkeeper hold list"}
+		}
 	}
 	code := exitCode(err)
 	if code != exitDone {

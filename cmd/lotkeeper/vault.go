@@ -88,7 +88,18 @@ has brought it every segment and read each back.`,
 		Example: "  lotkeeper vault add onprem\n  lotkeeper vault sync onprem",
 		Args:    arguments("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.makeVault(cmd.Context(), args[0]); err != nil {
+			known, err := a.knownVault(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if known == "" {
+				err = a.makeVault(cmd.Context(), args[0])
+			} else if known == lifecycle.Retiring {
+				err = &lifecycle.Refused{Check: "vault", Reason: fmt.Sprintf("vault %s is retiring", args[0]), Hint: "a vault does not come back; give it another name in the configuration"}
+			} else {
+				a.note("vault %s was added before; nothing is made or put there", args[0])
+			}
+			if err != nil {
 				return err
 			}
 			return a.with(cmd.Context(), func(e *lifecycle.Engine) error {
@@ -102,6 +113,22 @@ has brought it every segment and read each back.`,
 	exits(cmd, exitFailed, exitFindings, exitRefused)
 	finds(cmd, "it is added, and does not count before vault sync")
 	return cmd
+}
+
+// knownVault is the state of a vault that was added before, "" if it was not. What
+// was is never made anew: an empty place must not pass for the one that copies are
+// recorded in.
+func (a *app) knownVault(ctx context.Context, name string) (state lifecycle.VaultState, err error) {
+	err = a.with(ctx, func(e *lifecycle.Engine) error {
+		rows, err := e.Store.Vaults(ctx)
+		for _, r := range rows {
+			if r.Name == name {
+				state = r.State
+			}
+		}
+		return err
+	})
+	return state, err
 }
 
 // makeVault makes the directory of a vault that is one, and tries out a bucket, as
@@ -166,6 +193,9 @@ interrupted sync goes on where it was when it is typed again.`,
 				}
 				if res.RunID == "" {
 					return err
+				}
+				if err == nil && res.Copied == 0 {
+					a.note("it lacked nothing that is recorded; to read back what it has, type: lotkeeper verify")
 				}
 				return errors.Join(err, result(a, res, func(s *screen) {
 					s.fields("", "vault", res.Vault, "state", string(res.State), "copied", fmt.Sprintf("%s, %s", plural(res.Copied, "segment"), plural(res.Records, "record")),

@@ -33,6 +33,8 @@ type Options struct {
 	// AdminURL is a direct connection to the same database, for migrations. URL
 	// if it is empty.
 	AdminURL string
+	// Password is used for both, if it is not empty and the URL has none.
+	Password string
 	// Lease is how long nobody may take over from a process that has gone
 	// silent: 30 seconds if it is zero.
 	Lease time.Duration
@@ -124,6 +126,9 @@ func open(ctx context.Context, o Options, create bool) (*Store, error) {
 	config, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
 		return nil, errURL
+	}
+	if o.Password != "" {
+		admin.Password, config.ConnConfig.Password = o.Password, o.Password
 	}
 	config.MaxConns = o.MaxConns
 	// The names and types of a statement's columns are remembered here, by
