@@ -91,6 +91,11 @@ func (e *Engine) Examine(ctx context.Context) []Check {
 			out = append(out, c)
 			e.progress("doctor", len(out))
 		}
+		live, err := e.Store.Segments(ctx, Verified, Settled)
+		if err == nil {
+			err = checkPlace(ctx, vault, live)
+		}
+		ask(subject, "has its copies", fmt.Sprintf("%d are recorded; three were looked for", v.Copies), err)
 	}
 	if err == nil && counting == 0 {
 		add("vaults", archive.Check{Name: "one counts", Found: "none", Hint: "type: lotkeeper vault list"})

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -67,12 +68,45 @@ func (e *Engine) countingVaults(ctx context.Context, now time.Time) ([]archive.V
 	if len(out) == 0 {
 		return nil, &Refused{"vault", "no vault counts", "type: lotkeeper vault list"}
 	}
+	live, err := e.Store.Segments(ctx, Verified, Settled)
+	if err != nil {
+		return nil, err
+	}
 	for _, v := range out {
 		if err := e.checkVault(ctx, v, now); err != nil {
 			return nil, err
 		}
+		if err := checkPlace(ctx, v, live); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
+}
+
+// checkPlace refuses a vault that has nothing of what is recorded of it: a disk that
+// is not mounted, or a name that points to another bucket. It looks for the first
+// copy, the last and one in between, and is content with one of them: what a vault
+// has lost of what it had is for verify to find.
+func checkPlace(ctx context.Context, v archive.Vault, live []Segment) error {
+	var copies []source // of objects, by segment
+	var keys []string
+	for i := range live {
+		for _, c := range live[i].Copies {
+			if c.Vault == v.Name() {
+				copies, keys = append(copies, source{v, c.ObjectVersion}), append(keys, live[i].ObjectKey)
+			}
+		}
+	}
+	if len(copies) == 0 {
+		return nil
+	}
+	for _, i := range []int{len(copies) - 1, 0, len(copies) / 2} {
+		if _, err := v.Stat(ctx, keys[i], copies[i].version); !errors.Is(err, archive.ErrNotFound) {
+			return nil // there, or not to be told: then the sweep itself will say so
+		}
+	}
+	return &Refused{"vault", fmt.Sprintf("vault %s has none of the copies that are recorded of it", v.Name()),
+		"check that it is mounted, and that the configuration names the right place; if it is lost, type: lotkeeper vault retire " + v.Name()}
 }
 
 func (e *Engine) checkVault(ctx context.Context, v archive.Vault, now time.Time) error {

@@ -105,6 +105,58 @@ func TestVaultJoins(t *testing.T) {
 	}
 }
 
+// A vault that has nothing of what is recorded of it is another place: nothing is
+// archived on the strength of it. One that has lost a part is for verify to find.
+func TestVaultIsAnotherPlace(t *testing.T) {
+	ctx := context.Background()
+	w := archived(t)
+	w.ingest(record("r5", "L", instant(t, "2023-01-03T00:00:00Z")))
+	segments, err := w.Store.Segments(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.vault.Drop(segments[0].ObjectKey)
+	w.sweep()
+	w.ingest(record("r6", "L", instant(t, "2023-01-04T00:00:00Z")))
+	w.Vaults = []archive.Vault{memvault.New("main", w.Engine.Now)}
+	_, err = w.Sweep(ctx, lifecycle.SweepOptions{})
+	if r, ok := lifecycle.IsRefused(err); !ok || !strings.Contains(r.Reason, "none of the copies") {
+		t.Errorf("sweep into another place: %v", err)
+	}
+	if v := w.view("r6"); v.State != lifecycle.Active || v.ClassState != lifecycle.Open {
+		t.Errorf("%+v", v)
+	}
+}
+
+// A segment that recovery adopts, and one that was staged long ago, is locked for as
+// long as a new one.
+func TestAdoptedLock(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	w.ingest(strings.Replace(textbook, `"kde_payload"`, `"created_or_obtained_at":"2022-09-14T08:30:00Z","kde_payload"`, 1))
+	failing(w, "VerifySegment", 1, false)
+	if _, err := w.Sweep(ctx, lifecycle.SweepOptions{}); !errors.Is(err, storetest.ErrFault) {
+		t.Fatal(err)
+	}
+	w.Engine.Store = w.store
+	staged, err := w.Store.Segments(ctx, lifecycle.Staged)
+	if err != nil || len(staged) != 1 {
+		t.Fatal(staged, err)
+	}
+	w.now = staged[0].RetainUntil.Add(-time.Minute)
+	if err := w.AcceptClock(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if res := w.sweep(); res.Recovered != 1 {
+		t.Fatalf("%+v", res)
+	}
+	info, err := w.vault.Stat(ctx, staged[0].ObjectKey, "")
+	if err != nil || info.RetainUntil.Before(w.now.Add(w.Limits.MinLock)) {
+		t.Errorf("locked until %s at %s, %v", info.RetainUntil, w.now, err)
+	}
+	w.verify()
+}
+
 // What cannot be brought keeps the vault from counting, and takes nothing else
 // with it.
 func TestVaultSyncWithDamage(t *testing.T) {
