@@ -150,6 +150,7 @@ func isObject(r *http.Request) bool { return segmentID.MatchString(r.URL.Path) }
 // A sweep that stood still for longer than its lease, while another took over, wakes
 // up and can change nothing, wherever it was.
 func TestPausedSweep(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		at func(*http.Request) bool
 		// adopted: what it had put by then is gone on with by the other.

@@ -47,6 +47,11 @@ func TestVaultFaults(t *testing.T) {
 
 // The same when the server itself is gone, or stands still.
 func TestVaultDown(t *testing.T) {
+	t.Parallel()
+	// Patient enough for a server that is busy with other tests, and not with one
+	// that stands still.
+	impatient := http.DefaultTransport.(*http.Transport).Clone()
+	impatient.ResponseHeaderTimeout = 2 * time.Second
 	for name, down := range map[string]struct {
 		at         func(*http.Request) bool
 		stop, heal func(*s3test.Server, *testing.T)
@@ -63,9 +68,9 @@ func TestVaultDown(t *testing.T) {
 			for vault, server := range servers {
 				var stopped sync.Once
 				f := vaultFault{fails: true, stored: down.stored, at: down.at,
-					do: func(req *http.Request, send http.RoundTripper) (*http.Response, error) {
+					do: func(req *http.Request, _ http.RoundTripper) (*http.Response, error) {
 						stopped.Do(func() { down.stop(server, t) })
-						return send.RoundTrip(req)
+						return impatient.RoundTrip(req)
 					},
 					heal: func() { down.heal(server, t) }}
 				f.hits(t, newSite(t, "", bucketOn(t, servers["east"]), bucketOn(t, servers["west"])), vault)
@@ -91,7 +96,6 @@ type vaultFault struct {
 // A wire is what the requests of a vault go through.
 type wire struct {
 	vaultFault
-	send http.RoundTripper
 
 	mu    sync.Mutex
 	first string // the id of the first segment that was put. Guarded by mu
@@ -108,9 +112,9 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	spared := id == "" || id == w.first
 	w.mu.Unlock()
 	if spared || !w.at(req) {
-		return w.send.RoundTrip(req)
+		return http.DefaultTransport.RoundTrip(req)
 	}
-	return w.do(req, w.send)
+	return w.do(req, http.DefaultTransport)
 }
 
 // namesObject: an error says which object it was.
@@ -121,13 +125,7 @@ var namesObject = regexp.MustCompile(`(segments|manifests)/archive-[0-9-]+/seg-`
 func (f vaultFault) hits(t *testing.T, s *site, vault string) {
 	t.Helper()
 	const records = 60
-	// Patient enough for a server that is busy with other tests, not with one that
-	// stands still.
-	impatient := http.DefaultTransport.(*http.Transport).Clone()
-	impatient.ResponseHeaderTimeout = 2 * time.Second
-	t.Cleanup(impatient.CloseIdleConnections)
-	faulty := &wire{vaultFault: f, send: impatient}
-	wires := map[string]http.RoundTripper{vault: faulty}
+	wires := map[string]http.RoundTripper{vault: &wire{vaultFault: f}}
 	s.with(t, wires["east"], wires["west"], func(e *lifecycle.Engine) {
 		ingest(t, e, season(0, records)...)
 		res, err := e.Sweep(t.Context(), lifecycle.SweepOptions{})

@@ -206,7 +206,7 @@ func (s *Server) Kill(t *testing.T) {
 		if err != nil {
 			return
 		}
-		c.Close()
+		_ = c.Close()
 		if time.Now().After(deadline) {
 			t.Fatalf("%s lives on", s.Name)
 		}
