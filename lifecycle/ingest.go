@@ -129,76 +129,125 @@ func (in *ingest) readFile(ctx context.Context, f Input) error {
 	if err != nil {
 		return err
 	}
-	var batch []arrival
-	ids := map[string]bool{}
-	var bytes int64
-	flush := func() error {
-		if len(batch) == 0 {
-			return nil
-		}
-		if err := in.take(ctx, batch); err != nil {
+	// Two goroutines share the work: one reads and prepares the next batch, which
+	// asks nothing of anybody, while this one brings the last one in. They meet
+	// without a buffer: at most two batches are in memory, and they come in, and
+	// rows are refused, in the order of the file.
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	batches := make(chan *batch)
+	var failed error
+	go func() {
+		defer close(batches)
+		failed = in.read(reading, r, batches)
+	}()
+	for b := range batches {
+		if err := in.takeBatch(ctx, b); err != nil {
+			// Not waited for: the reader may be waiting for a terminal.
 			return err
 		}
-		batch, bytes = batch[:0], 0
-		clear(ids)
-		in.progress("ingest", in.res.Read)
-		return nil
+	}
+	return failed
+}
+
+// batch is what is read at a time. It holds an id once, so that the second of two
+// rows with one id finds the first in the database and is compared with it there.
+type batch struct {
+	arrivals []arrival
+	ids      map[string]bool
+	rejects  []*cte.Reject
+	bytes    int64
+}
+
+// arrival is a record as it will be stored: with its row, as far as that depends
+// on the record alone, and its canonical line.
+type arrival struct {
+	*cte.Record
+	line      int // of its file, that it began on
+	row       Row
+	canonical []byte
+}
+
+// read makes batches of a file. What was read before a fault still goes in.
+func (in *ingest) read(ctx context.Context, r *cte.Reader, batches chan<- *batch) error {
+	b := &batch{ids: map[string]bool{}}
+	send := func() error {
+		select {
+		case batches <- b:
+			b = &batch{ids: map[string]bool{}}
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	for {
 		rec, err := r.Next()
 		var rejected *cte.Reject
 		switch {
 		case errors.Is(err, io.EOF):
-			return flush()
+			return send()
 		case errors.As(err, &rejected):
-			in.res.Read++
-			in.res.Rejected++
-			if err := in.opt.Reject(rejected); err != nil {
-				return err
-			}
-			continue
+			b.reject(rejected)
 		case err != nil:
-			return errors.Join(err, flush()) // what was read before the fault still goes in
-		}
-		in.res.Read++
-		if tooLong(rec) {
-			in.res.Rejected++
-			if err := in.refuse(arrival{rec, r.Line()}, "maxbytes", fmt.Sprintf("its canonical line would be longer than %d bytes", archive.MaxLine)); err != nil {
-				return err
+			return errors.Join(err, send())
+		default:
+			if b.ids[rec.RecordID] {
+				if err := send(); err != nil {
+					return err
+				}
 			}
-			continue
-		}
-		// A batch holds an id once, so that the second of two rows with one id
-		// finds the first in the database and is compared with it there.
-		if ids[rec.RecordID] {
-			if err := flush(); err != nil {
-				return err
+			if a := in.prepare(rec, r.Line()); len(a.canonical) > archive.MaxLine {
+				b.reject(in.refusal(a, "maxbytes", fmt.Sprintf("its canonical line would be longer than %d bytes", archive.MaxLine)))
+			} else {
+				b.arrivals, b.ids[rec.RecordID] = append(b.arrivals, a), true
+				b.bytes += int64(len(a.canonical))
 			}
 		}
-		batch, ids[rec.RecordID] = append(batch, arrival{rec, r.Line()}), true
-		bytes += int64(len(rec.KDEs))
-		if len(batch) >= in.Limits.BatchRecords || bytes >= in.Limits.BatchBytes {
-			if err := flush(); err != nil {
+		if len(b.arrivals)+len(b.rejects) >= in.Limits.BatchRecords || b.bytes >= in.Limits.BatchBytes {
+			if err := send(); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// tooLong says that a record could be taken in and never archived: escaping
-// can make a row several times as long.
-func tooLong(r *cte.Record) bool {
-	given := len(r.KDEs)
-	if r.Source != nil {
-		given += len(r.Source.Header) + len(r.Source.Row)
-	}
-	return given > archive.MaxLine/8 && len(r.AppendLine(nil)) > archive.MaxLine
+func (b *batch) reject(r *cte.Reject) {
+	b.rejects = append(b.rejects, r)
+	b.bytes += int64(len(r.Input))
 }
 
-// arrival is a record with the line of its file that it began on.
-type arrival struct {
-	*cte.Record
-	line int
+func (in *ingest) prepare(r *cte.Record, line int) arrival {
+	a := arrival{Record: r, line: line, canonical: r.AppendLine(nil), row: Row{
+		RecordID: r.RecordID, TLC: r.TLC, TLCSource: r.TLCSource, EventType: r.EventType,
+		EventTimestamp: r.EventTimestamp, CreatedOrObtainedAt: r.CreatedOrObtainedAt,
+		DueAt:          in.Policy.DueAt(r.EventTimestamp),
+		PurgeNotBefore: PurgeNotBefore(r.EventTimestamp, r.CreatedOrObtainedAt),
+		Location:       r.Location(), Product: r.Product(), State: Active,
+	}}
+	a.row.Checksum = cte.Checksum(a.canonical)
+	for _, g := range r.Gaps(in.now) {
+		a.row.Gaps = append(a.row.Gaps, g.KDE)
+	}
+	return a
+}
+
+// takeBatch counts and refuses what could not be read, and brings in the rest.
+func (in *ingest) takeBatch(ctx context.Context, b *batch) error {
+	in.res.Read += len(b.rejects) + len(b.arrivals)
+	for _, r := range b.rejects {
+		in.res.Rejected++
+		if err := in.opt.Reject(r); err != nil {
+			return err
+		}
+	}
+	if len(b.arrivals) == 0 {
+		return nil
+	}
+	if err := in.take(ctx, b.arrivals); err != nil {
+		return err
+	}
+	in.progress("ingest", in.res.Read)
+	return nil
 }
 
 // take brings a batch in: seal, merge, and both again when a class was closed
@@ -307,7 +356,11 @@ func (in *ingest) known(ctx context.Context, batch []arrival) ([]arrival, error)
 }
 
 func (in *ingest) refuse(r arrival, rule, reason string) error {
-	return in.opt.Reject(&cte.Reject{File: in.file, Line: r.line, RecordID: r.RecordID, Field: "record_id", Rule: rule, Reason: reason, Input: r.AppendNative(nil)})
+	return in.opt.Reject(in.refusal(r, rule, reason))
+}
+
+func (in *ingest) refusal(r arrival, rule, reason string) *cte.Reject {
+	return &cte.Reject{File: in.file, Line: r.line, RecordID: r.RecordID, Field: "record_id", Rule: rule, Reason: reason, Input: r.AppendNative(nil)}
 }
 
 // retentionHolds lists the records that a hold of an ingest covers.
@@ -339,31 +392,23 @@ func (in *ingest) retentionHold(recordID string) (Placement, error) {
 	return in.placement(Hold{Kind: RetentionHold, Reason: "retention_hold in " + in.file, Scopes: []Scope{{RecordID: recordID}}}, in.now, in.runID)
 }
 
-// seal makes the rows of new records: class, line, checksum, content identity,
-// sealed payload, wrapped DEK.
+// seal completes the rows of new records: class, content identity, sealed payload,
+// wrapped DEK.
 func (in *ingest) seal(ctx context.Context, batch []arrival) ([]Sealed, []Placement, error) {
 	out := make([]Sealed, len(batch))
 	periods := make([]Period, 0, 2*len(batch))
-	for i, r := range batch {
-		out[i].Row = Row{
-			RecordID: r.RecordID, TLC: r.TLC, TLCSource: r.TLCSource, EventType: r.EventType,
-			EventTimestamp: r.EventTimestamp, CreatedOrObtainedAt: r.CreatedOrObtainedAt,
-			DueAt:          in.Policy.DueAt(r.EventTimestamp),
-			PurgeNotBefore: PurgeNotBefore(r.EventTimestamp, r.CreatedOrObtainedAt),
-			Location:       r.Location(), Product: r.Product(), State: Active,
-		}
-		for _, g := range r.Gaps(in.now) {
-			out[i].Gaps = append(out[i].Gaps, g.KDE)
-		}
-		periods = append(periods, HotPeriod(out[i].DueAt), ArchivePeriod(in.Policy.PurgeAt(r.EventTimestamp, r.CreatedOrObtainedAt)))
+	for i := range batch {
+		r := &batch[i]
+		out[i].Row = r.row
+		periods = append(periods, HotPeriod(r.row.DueAt), ArchivePeriod(in.Policy.PurgeAt(r.EventTimestamp, r.CreatedOrObtainedAt)))
 	}
 	if err := in.keys.classes(ctx, in.runID, periods); err != nil {
 		return nil, nil, err
 	}
 	var holds []Placement
-	var line, content []byte
-	for i, r := range batch {
-		s := &out[i]
+	var content []byte
+	for i := range batch {
+		r, s := &batch[i], &out[i]
 		s.Class, s.ArchiveClass = in.keys.open[periods[2*i]], in.keys.open[periods[2*i+1]]
 		hot, err := in.keys.key(ctx, s.Class)
 		if err != nil {
@@ -373,12 +418,10 @@ func (in *ingest) seal(ctx context.Context, batch []arrival) ([]Sealed, []Placem
 		if err != nil {
 			return nil, nil, err
 		}
-		line = r.AppendLine(line[:0])
 		content = r.AppendContent(content[:0])
-		s.Checksum = cte.Checksum(line)
 		s.Content = arch.MAC(contentLabel, content)
 		var dek [32]byte
-		if dek, s.Payload, err = shred.Seal(in.rand(), line, r.RecordID); err != nil {
+		if dek, s.Payload, err = shred.Seal(in.rand(), r.canonical, r.RecordID); err != nil {
 			return nil, nil, fmt.Errorf("couldn't seal record %s: %w", r.RecordID, err)
 		}
 		if s.WrappedDEK, err = hot.Wrap(in.rand(), dek, r.RecordID); err != nil {
