@@ -132,26 +132,35 @@ func asked(name, found string, err error) archive.Check {
 	return c
 }
 
+// Origin is what the first leaf says of how the database was made.
+type Origin struct {
+	Policy     Policy `json:"policy"`
+	PolicyHash string `json:"policy_hash"`
+	// Witness is the id of a key that wraps nothing and is in no other database's
+	// keyring.
+	Witness string `json:"keyring_witness"`
+}
+
+// origin is empty of a database that was made without one.
+func (e *Engine) origin(ctx context.Context) (o Origin, err error) {
+	leaves, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionInit}})
+	if err != nil || len(leaves) == 0 {
+		return o, err
+	}
+	if err := json.Unmarshal(leaves[0].Body, &o); err != nil {
+		return o, fmt.Errorf("leaf %d: %w", leaves[0].ID, err)
+	}
+	return o, nil
+}
+
 // checkPolicy refuses another policy than the database was made with: the day on
 // which each record falls due is in its class, and a policy that is only written
 // into a file would be believed in and not kept.
 func (e *Engine) checkPolicy(ctx context.Context) error {
-	leaves, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionInit}})
-	if err != nil {
-		return err
+	o, err := e.origin(ctx)
+	if err == nil && o.PolicyHash != "" && o.PolicyHash != e.Policy.Hash() {
+		err = &Refused{"policy", fmt.Sprintf("the configured policy is not the one that the database was made with (%s: archive_after_days %d, purge_after_years %d)",
+			o.Policy.Name, o.Policy.ArchiveAfterDays, o.Policy.PurgeAfterYears), "set the policy in the configuration to what it was"}
 	}
-	for _, l := range leaves {
-		var body struct {
-			Policy Policy `json:"policy"`
-			Hash   string `json:"policy_hash"`
-		}
-		if err := json.Unmarshal(l.Body, &body); err != nil {
-			return fmt.Errorf("leaf %d: %w", l.ID, err)
-		}
-		if body.Hash != "" && body.Hash != e.Policy.Hash() {
-			return &Refused{"policy", fmt.Sprintf("the configured policy is not the one that the database was made with (%s: archive_after_days %d, purge_after_years %d)",
-				body.Policy.Name, body.Policy.ArchiveAfterDays, body.Policy.PurgeAfterYears), "set the policy in the configuration to what it was"}
-		}
-	}
-	return nil
+	return err
 }

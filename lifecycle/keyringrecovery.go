@@ -72,6 +72,9 @@ func (e *Engine) RecoverKeyring(ctx context.Context) (KeyringRecovery, error) {
 		}
 	}
 	res.LoggedEpoch, res.FoundEpoch, res.Epoch = info.Epoch, status.Epoch, status.Epoch
+	if err := e.checkWitness(ctx, status); err != nil {
+		return res, err
+	}
 	inClass := map[string][]*Segment{}
 	for i := range segments {
 		if g := &segments[i]; g.State != Abandoned {

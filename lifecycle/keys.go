@@ -136,6 +136,23 @@ func (e *Engine) CheckKeyring(ctx context.Context) error {
 	}
 }
 
+// checkWitness refuses a keyring that another database was made with. Two that were
+// made side by side are of one epoch, and have no class yet that could tell.
+func (e *Engine) checkWitness(ctx context.Context, status shred.Status) error {
+	o, err := e.origin(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := slices.BinarySearch(status.Live, o.Witness); ok || o.Witness == "" {
+		return nil
+	}
+	return &Refused{
+		Check:  "keyring",
+		Reason: "the keyring is another database's: it is not the one that this one was made with",
+		Hint:   "check that the configuration names the right directory, and put back the keyring that belongs to this database",
+	}
+}
+
 func (e *Engine) checkKeyring(ctx context.Context, info Info) error {
 	status, err := e.Keys.Status(ctx)
 	if err != nil {
@@ -155,6 +172,9 @@ func (e *Engine) checkKeyring(ctx context.Context, info Info) error {
 		case Open, Condemned:
 			open = append(open, c.ID)
 		}
+	}
+	if err := e.checkWitness(ctx, status); err != nil {
+		return err
 	}
 	if err := status.Regressed(info.Epoch, destroyed); err != nil {
 		return &Refused{

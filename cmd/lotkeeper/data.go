@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -482,8 +483,9 @@ func (o *opener) fill(ctx context.Context, s settings, actor string) (err error)
 		return err
 	}
 	// A new database beside keys or objects that are in use would hide that the
-	// old one is gone.
-	if len(status.Live)+len(status.Destroyed) > 0 {
+	// old one is gone. A witness alone is what an init has left that was cut off.
+	inUse := slices.DeleteFunc(slices.Concat(status.Live, status.Destroyed), func(id string) bool { return strings.HasPrefix(id, witnessPrefix) })
+	if len(inUse) > 0 {
 		return o.lostDatabase("the keyring holds keys")
 	}
 	for _, v := range vaults {
@@ -494,13 +496,20 @@ func (o *opener) fill(ctx context.Context, s settings, actor string) (err error)
 			return o.lostDatabase(fmt.Sprintf("vault %s holds %s", v.Name(), x.Key))
 		}
 	}
-	p := o.Policy
-	body, err := json.Marshal(map[string]any{"policy": p, "policy_hash": p.Hash()})
+	witness := witnessPrefix + strings.ToLower(rand.Text())
+	epoch, err := keys.Create(ctx, []string{witness})
 	if err != nil {
 		return err
 	}
-	return o.createStore(ctx, status.Epoch, lifecycle.Leaf{At: o.now().UTC(), Actor: actor, Action: lifecycle.ActionInit, Body: body})
+	body, err := json.Marshal(lifecycle.Origin{Policy: o.Policy, PolicyHash: o.Policy.Hash(), Witness: witness})
+	if err != nil {
+		return err
+	}
+	return o.createStore(ctx, epoch, lifecycle.Leaf{At: o.now().UTC(), Actor: actor, Action: lifecycle.ActionInit, Body: body})
 }
+
+// witnessPrefix begins the id of the key by which a database knows its keyring.
+const witnessPrefix = "witness-"
 
 // checkVault refuses to begin with a vault that nothing may be put into, and tells
 // of what else is not as it should be.
