@@ -271,8 +271,8 @@ func TestKilledSweepsOnServers(t *testing.T) {
 	t.Parallel()
 	var y tally
 	lives, kills := short(5, 2), short(12, 3)
+	east, west := s3test.Start(t, s3test.MinIO), s3test.Start(t, s3test.VersityGW)
 	t.Run("lives", func(t *testing.T) {
-		east, west := s3test.Start(t, s3test.MinIO), s3test.Start(t, s3test.VersityGW)
 		for range lives {
 			t.Run("", func(t *testing.T) {
 				t.Parallel()
@@ -356,15 +356,15 @@ func TestKilledSweeps(t *testing.T) {
 	rnd := seeded(t)
 	var y tally
 	total, newest := 0, ""
-	rounds := short(10, 3)
+	rounds, records := short(10, 3), short(1500, 300)
 	for round := range rounds {
 		var b strings.Builder
-		for i := range 1500 {
+		for i := range records {
 			at := time.Date(2022, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(rnd.IntN(600*24)) * time.Hour)
 			fmt.Fprintf(&b, `{"record_id":"r-%d-%d","traceability_lot_code":"L-%d","event_timestamp":%q,"created_or_obtained_at":%q,"kde_payload":{"facility":"F","secret":"very-secret-%d"}}`+"\n",
 				round, i, i%7, at.Format(time.RFC3339), at.Format(time.RFC3339), i)
 		}
-		total += 1500
+		total += records
 		path := filepath.Join(s.dir, "in.jsonl")
 		if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
 			t.Fatal(err)
@@ -372,7 +372,7 @@ func TestKilledSweeps(t *testing.T) {
 		// Also the ingest is killed, and then done again.
 		kill(t, s.command("ingest", path), time.Duration(rnd.IntN(200))*time.Millisecond)
 		got := s.object(0, "ingest", path)
-		if got["accepted"].(float64)+got["duplicates"].(float64) != 1500 || got["rejected"] != 0.0 {
+		if got["accepted"].(float64)+got["duplicates"].(float64) != float64(records) || got["rejected"] != 0.0 {
 			t.Fatalf("round %d: %v", round, got)
 		}
 		if err := os.Remove(path); err != nil {

@@ -47,6 +47,22 @@ func TestStoryOnServers(t *testing.T) {
 	}
 }
 
+// A bucket that would not keep what is put into it is refused, and nothing is begun.
+func TestInitRefusesBucket(t *testing.T) {
+	t.Parallel()
+	s, server := newShell(t), s3test.Start(t, s3test.MinIO)
+	for name, want := range map[string]string{
+		server.Bucket(t, false): "versioning: enabled: false", "there-is-none": "bucket: ",
+	} {
+		s.env = []string{"LOTKEEPER_CONFIG=" + s.file("lotkeeper.yaml", fmt.Sprintf("data: data\nvaults:\n  - {name: east, url: '%s'}\n", bucket{server, name}.awsURL(server.URL()))),
+			"AWS_ACCESS_KEY_ID=" + s3test.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s3test.SecretKey}
+		if _, messages := s.both(6, "init"); !strings.Contains(messages, want) {
+			t.Errorf("init with bucket %s does not say %q:\n%s", name, want, messages)
+		}
+		s.run(1, "verify")
+	}
+}
+
 // A deployment is a shell with a configuration: PostgreSQL, a vault "east" on MinIO
 // through aws-sdk-go-v2, and "west" on versitygw through minio-go.
 type deployment struct {

@@ -329,7 +329,14 @@ func address(dir, port, database string) string {
 // Database is a new, empty database.
 type Database struct {
 	Name string
-	dir  string // the server's
+	dir  string // the server's; "" is that of the process
+}
+
+func (d *Database) server() string {
+	if d.dir == "" {
+		return server.child.dir
+	}
+	return d.dir
 }
 
 var databases atomic.Int64
@@ -344,7 +351,7 @@ func New(t testing.TB, settings ...string) *Database {
 // Clone makes a database like d, which nobody may be connected to.
 func (d *Database) Clone(t testing.TB) *Database {
 	t.Helper()
-	return clone(t, d.dir, d.Name)
+	return clone(t, d.server(), d.Name)
 }
 
 func clone(t testing.TB, dir, template string, settings ...string) *Database {
@@ -366,10 +373,10 @@ func clone(t testing.TB, dir, template string, settings ...string) *Database {
 }
 
 // URL leads to the database directly.
-func (d *Database) URL() string { return address(d.dir, port, d.Name) }
+func (d *Database) URL() string { return address(d.server(), port, d.Name) }
 
 // Files is the directory that the server keeps all of its databases in.
-func (d *Database) Files() string { return filepath.Join(d.dir, "data") }
+func (d *Database) Files() string { return filepath.Join(d.server(), "data") }
 
 // PgBouncer leads to it through PgBouncer in transaction mode, which shares so
 // many server connections, Few or Many, among all that come.
