@@ -180,8 +180,10 @@ func (w *Writer) entry(recordID string, line []byte, index json.RawMessage) (Ent
 		if !v.IsValid() { // also duplicate names and invalid UTF-8, which ParseManifest refuses
 			return Entry{}, none, errors.New("index is not one JSON value")
 		}
-		if err := v.Compact(); err != nil {
-			return Entry{}, none, errors.New("index is not one JSON value")
+		if !compact(v) {
+			if err := v.Compact(); err != nil {
+				return Entry{}, none, errors.New("index is not one JSON value")
+			}
 		}
 		entry.Index = json.RawMessage(v)
 	}

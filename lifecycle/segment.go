@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/cte"
@@ -19,29 +20,33 @@ import (
 // identityLabel binds a wrapped identity to its segment.
 func identityLabel(segment string) string { return "segment-identity " + segment }
 
-// index is what a manifest says of a record beside its checksum: enough to
-// rebuild the record's row.
-type index struct {
-	TLC                 string   `json:"traceability_lot_code"`
-	TLCSource           string   `json:"tlc_source"`
-	EventType           string   `json:"event_type"`
-	EventTimestamp      string   `json:"event_timestamp"`
-	CreatedOrObtainedAt string   `json:"created_or_obtained_at"`
-	DueAt               string   `json:"due_at"`
-	PurgeNotBefore      string   `json:"purge_not_before"`
-	Location            string   `json:"location"`
-	Product             string   `json:"product"`
-	Content             string   `json:"content_identity"`
-	Gaps                []string `json:"gaps,omitempty"`
-}
-
+// indexOf is what a manifest says of a record beside its checksum: enough to
+// rebuild the record's row. It is printed member by member, since a sweep prints
+// one for each record.
 func indexOf(r *Row) json.RawMessage {
-	b, err := json.Marshal(index{r.TLC, r.TLCSource, string(r.EventType), cte.FormatTime(r.EventTimestamp), cte.FormatTime(r.CreatedOrObtainedAt),
-		cte.FormatTime(r.DueAt), cte.FormatTime(r.PurgeNotBefore), r.Location, r.Product, hexOf(r.Content), r.Gaps})
-	if err != nil {
-		panic(err) // strings
+	b := make([]byte, 0, 512)
+	text := func(v string) { b, _ = jsontext.AppendQuote(b, v) } // what is not UTF-8 becomes U+FFFD
+	member := func(name, v string) {
+		b = append(b, name...)
+		text(v)
 	}
-	return b
+	member(`{"traceability_lot_code":`, r.TLC)
+	member(`,"tlc_source":`, r.TLCSource)
+	member(`,"event_type":`, string(r.EventType))
+	member(`,"event_timestamp":`, cte.FormatTime(r.EventTimestamp))
+	member(`,"created_or_obtained_at":`, cte.FormatTime(r.CreatedOrObtainedAt))
+	member(`,"due_at":`, cte.FormatTime(r.DueAt))
+	member(`,"purge_not_before":`, cte.FormatTime(r.PurgeNotBefore))
+	member(`,"location":`, r.Location)
+	member(`,"product":`, r.Product)
+	member(`,"content_identity":`, hexOf(r.Content))
+	for i, gap := range r.Gaps {
+		member([]string{`,"gaps":[`, `,`}[min(i, 1)], gap)
+	}
+	if len(r.Gaps) > 0 {
+		b = append(b, ']')
+	}
+	return append(b, '}')
 }
 
 // archive moves what is due and not held into segments, one archive class
