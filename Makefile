@@ -11,6 +11,10 @@ DEADCODE := $(CACHE)/deadcode-v0.52.0/deadcode
 VERSITYGW := $(CACHE)/versitygw-v1.8.0/versitygw
 MINIO     := $(CACHE)/minio-v0.0.0-20260212201848-7aac2a2c5b7c/minio
 
+# The age command line, for the pipeline that bench compares a sweep with.
+AGE     := $(CACHE)/age-v1.3.2/age
+RECORDS ?= 1000000
+
 # The race detector is C; without a compiler the tests run without it.
 RACE := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
 
@@ -18,10 +22,10 @@ RACE := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
 # only the tests in which something runs at once.
 CONCURRENT := TestGate|TestHoldAmong|TestWait|TestStore/.*(Concurrent|OneRun|Snapshot)
 
-.PHONY: help build demo test test-short servers postgres lint bench fuzz clean
+.PHONY: help build demo test test-short servers postgres lint bench bench-servers bench-embedded fuzz clean
 
 help: ## say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 build: ## build bin/lotkeeper (Go is enough, no C compiler)
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/lotkeeper ./cmd/lotkeeper
@@ -59,8 +63,15 @@ lint: $(LINTER) $(DEADCODE) ## check format, vet, style, dead code, and that no 
 	$(LINTER) run ./...
 	@out="$$($(DEADCODE) -test ./...)"; test -z "$$out" || { echo "$$out"; exit 1; }
 
-bench: build ## ingest 1,000,000 records, sweep 500,000, print rows/s and peak memory
-	$(GO) run ./integration/bench -lotkeeper bin/lotkeeper
+bench: bench-servers bench-embedded ## measure 1,000,000 records on both of the following (RECORDS=100000 for fewer)
+
+bench-servers: build postgres $(MINIO) $(AGE) ## PostgreSQL and MinIO, beside a shell pipeline: rows/s, peak memory, requests
+	@missing=$$(for p in psql zstd curl xxd; do command -v $$p >/dev/null || echo $$p; done); \
+	test -z "$$missing" || { echo "not installed:" $$missing >&2; exit 1; }
+	$(GO) run ./integration/bench -on servers -records $(RECORDS)
+
+bench-embedded: build ## SQLite and a directory: ingest, sweep half of it, read
+	$(GO) run ./integration/bench -on embedded -records $(RECORDS)
 
 fuzz: ## run each fuzzer for half a minute
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r f; do \
@@ -80,6 +91,9 @@ $(DEADCODE):
 # CGO_ENABLED=0: no compiler is needed, and the binary runs anywhere.
 $(VERSITYGW):
 	CGO_ENABLED=0 GOBIN=$(dir $@) $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+$(AGE):
+	CGO_ENABLED=0 GOBIN=$(dir $@) $(GO) install filippo.io/age/cmd/age@v1.3.2
 
 $(MINIO):
 	CGO_ENABLED=0 GOBIN=$(dir $@) $(GO) install github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,61 +54,75 @@ func indexOf(r *Row) json.RawMessage {
 // after the other, each in due order. Held records are passed over page by
 // page, so however many there are, those behind them get their turn.
 //
-// Two goroutines share the work, and nothing else: one reads, unseals and packs
-// the next segment while this one takes the last all the way. They meet without
-// a buffer, so there are never more than two segments in memory, and they are
-// finished one at a time in the order they were packed. A fault of either ends
-// both: what was packed before a fault of the packer is still finished, what was
-// packed when finishing failed is dropped, and no trace of it is anywhere.
+// Three goroutines share the work, and nothing else: one reads, unseals and packs
+// a segment, the next stages it, puts it into the vaults and verifies what is read
+// back, and this one soft-deletes and settles. A segment goes from one to the next
+// without a buffer, so there are three in memory at most, the last as a list of its
+// members; and each step takes them in the order they were packed. When a step
+// fails nothing new is begun. What is on its way is brought to the end of its step,
+// and is left there for recovery: a verified segment, or no trace at all.
 func (s *sweep) archive(ctx context.Context) error {
-	packing, stop := context.WithCancel(ctx)
+	working, stop := context.WithCancel(ctx)
 	defer stop()
-	p := &packer{sweep: s, segments: make(chan *segment)}
-	var failed error
+	p := &packer{sweep: s}
+	packed, verified := make(chan *segment), make(chan *segment)
+	var packErr, storeErr, settleErr error
 	go func() {
-		defer close(p.segments)
-		failed = p.pack(packing)
+		defer close(packed)
+		packErr = p.pack(working, packed)
 	}()
-	var err error
-	for g := range p.segments {
-		if err != nil {
+	go func() {
+		defer close(verified)
+		for g := range packed {
+			if storeErr == nil {
+				storeErr = working.Err()
+			}
+			if storeErr == nil {
+				storeErr = s.store(ctx, g)
+			}
+			if storeErr != nil {
+				stop()
+				continue
+			}
+			verified <- g
+		}
+	}()
+	for g := range verified {
+		if settleErr != nil {
 			continue
 		}
-		if err = s.finish(ctx, g); err != nil {
+		if settleErr = s.finish(ctx, g); settleErr != nil {
 			stop()
 		}
 	}
-	// The packer is gone.
+	// The others are gone.
 	s.res.Due, s.res.Held, s.res.StoppedEarly = p.due, s.res.Held+p.held, p.stopped
-	if err != nil {
-		return err
-	}
-	return failed
+	// The fault of the oldest segment, and not what the others were stopped with.
+	return cmp.Or(settleErr, storeErr, packErr)
 }
 
-// packer is the half of archive that reads. While it runs it has the keyring and
+// packer is the part of archive that reads. While it runs it has the keyring and
 // the failed records to itself.
 type packer struct {
 	*sweep
-	segments  chan *segment
 	due, held int
 	stopped   bool // there was more, and no time for it
 }
 
-func (p *packer) pack(ctx context.Context) error {
+func (p *packer) pack(ctx context.Context, packed chan<- *segment) error {
 	classes, err := p.Store.DueClasses(ctx, p.now)
 	if err != nil {
 		return err
 	}
 	for _, class := range classes {
-		if err := p.packClass(ctx, class); err != nil || p.stopped {
+		if err := p.packClass(ctx, class, packed); err != nil || p.stopped {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *packer) packClass(ctx context.Context, class string) error {
+func (p *packer) packClass(ctx context.Context, class string, packed chan<- *segment) error {
 	var b *builder
 	for after := (Cursor{}); ; {
 		page, err := p.Store.DuePage(ctx, class, p.now, after, p.Limits.BatchRecords, p.Limits.BatchBytes)
@@ -147,7 +162,7 @@ func (p *packer) packClass(ctx context.Context, class string) error {
 				return fmt.Errorf("couldn't write record %s to segment %s: %w", r.RecordID, b.id, err)
 			}
 			if b.w.Records() >= p.Limits.SegmentRecords || b.w.PlaintextBytes() >= p.Limits.SegmentBytes {
-				if err := p.hand(ctx, b); err != nil {
+				if err := p.hand(ctx, b, packed); err != nil {
 					return err
 				}
 				b = nil
@@ -155,21 +170,21 @@ func (p *packer) packClass(ctx context.Context, class string) error {
 		}
 		if len(page) == 0 {
 			if b != nil {
-				return p.hand(ctx, b)
+				return p.hand(ctx, b, packed)
 			}
 			return nil
 		}
 	}
 }
 
-// hand seals a packed segment and hands it over to be finished.
-func (p *packer) hand(ctx context.Context, b *builder) error {
+// hand seals what was packed and hands it over.
+func (p *packer) hand(ctx context.Context, b *builder, packed chan<- *segment) error {
 	g, err := p.describe(ctx, b)
 	if err != nil {
 		return err
 	}
 	select {
-	case p.segments <- g:
+	case packed <- g:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -232,21 +247,20 @@ func (s *sweep) newSegment(class string) (*builder, error) {
 }
 
 // segment is a packed segment: what goes into the vaults, and what must come
-// back out of them.
+// back out of them; once it is verified, its members alone.
 type segment struct {
 	Segment
 	object, manifest []byte
 	entries          []archive.Entry // without their index
 	identity         age.Identity
+	members          []Member
 }
 
-// finish takes a packed segment all the way: stage, put, read back, verify,
-// soft-delete, settle.
-func (s *sweep) finish(ctx context.Context, g *segment) error {
-	n := len(g.entries)
+// store takes a packed segment to where it counts: stage, put, read back, verify.
+func (s *sweep) store(ctx context.Context, g *segment) error {
 	// The row first: an object without a row would be an orphan nobody knows.
 	leaf := s.leaf(s.Now(), ActionStaged, s.lease.RunID, g.ID, map[string]any{
-		"class": g.Class, "records": n, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "manifest_sha256": hexOf(g.ManifestSHA256)})
+		"class": g.Class, "records": g.Records, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "manifest_sha256": hexOf(g.ManifestSHA256)})
 	if err := s.Store.StageSegment(ctx, s.lease, g.Segment, leaf); err != nil {
 		return err
 	}
@@ -258,21 +272,24 @@ func (s *sweep) finish(ctx context.Context, g *segment) error {
 	// What was packed is not trusted with what it was packed from: the
 	// checksums are read from the hot store once more, by a statement of
 	// their own.
-	members, err := s.members(ctx, g.entries)
-	if err != nil {
+	if g.members, err = s.members(ctx, g.entries); err != nil {
 		return err
 	}
-	if err := s.verify(ctx, &g.Segment, copies, g.entries, g.identity); err != nil {
-		return err
-	}
-	archived, err := s.settle(ctx, &g.Segment, members)
+	err = s.verify(ctx, &g.Segment, copies, g.entries, g.identity)
+	g.entries = nil
+	return err
+}
+
+// finish soft-deletes and settles a verified segment.
+func (s *sweep) finish(ctx context.Context, g *segment) error {
+	archived, err := s.settle(ctx, &g.Segment, g.members)
 	s.res.Archived += archived
 	s.res.Segments++
 	if err != nil {
 		return err
 	}
 	// A hold that came in between kept the others hot.
-	s.res.Held += n - archived
+	s.res.Held += g.Records - archived
 	s.progress("archive", s.res.Archived)
 	return nil
 }

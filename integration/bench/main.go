@@ -13,6 +13,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -29,8 +30,7 @@ func main() {
 	on := flag.String("on", "all", "where: servers, embedded or all")
 	cache := flag.String("cache", ".cache", "where make has built the servers and tools")
 	flag.Parse()
-	err := run(*bin, *cache, *on, *n)
-	if err != nil {
+	if err := run(*bin, *cache, *on, *n); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -38,16 +38,17 @@ func main() {
 
 func run(bin, cache, on string, n int) error {
 	parts := map[string]func(*bench) error{"servers": onServers, "embedded": onEmbedded}
-	for _, name := range []string{"servers", "embedded"} {
-		if on != "all" && on != name {
-			continue
+	which := []string{on}
+	if on == "all" {
+		which = []string{"servers", "embedded"}
+	}
+	for _, name := range which {
+		if parts[name] == nil {
+			return fmt.Errorf("-on must be servers, embedded or all, not %q", on)
 		}
 		if err := runPart(parts[name], bin, cache, n); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-	}
-	if parts[on] == nil && on != "all" {
-		return fmt.Errorf("-on must be servers, embedded or all, not %q", on)
 	}
 	return nil
 }
@@ -158,30 +159,24 @@ func (b *bench) sweep(due int) (segments float64, m measured, err error) {
 
 // read measures what auditors do.
 func (b *bench) read() error {
-	for _, args := range [][]string{{"verify"}, {"export", "-o", "jsonl"}, {"report", "checksums", "-o", "jsonl"}} {
-		name := strings.Join(args[:len(args)-min(len(args)-1, 2)], " ")
+	found, _, err := b.measure("verify", b.n, "verify")
+	if err != nil {
+		return err
+	}
+	if found["records"] != float64(b.n) {
+		return fmt.Errorf("verify compared %v of %d records", found["records"], b.n)
+	}
+	for name, args := range map[string][]string{"export": {"export", "-o", "jsonl"}, "report checksums": {"report", "checksums", "-o", "jsonl"}} {
 		out, m, err := b.command(args...)
 		if err != nil {
 			return err
 		}
-		defer os.Remove(out)
-		if args[0] == "verify" {
-			var found struct {
-				Records             int
-				Mismatches, Missing []any
-			}
-			text, err := os.ReadFile(out)
-			if err == nil {
-				err = json.Unmarshal(text, &found)
-			}
-			if err != nil {
-				return err
-			}
-			if found.Records != b.n || len(found.Mismatches)+len(found.Missing) > 0 {
-				return fmt.Errorf("verify compared %d records of %d, and found %v %v", found.Records, b.n, found.Mismatches, found.Missing)
-			}
-		} else if lines, err := countLines(out); err != nil || lines != b.n {
-			return fmt.Errorf("%s printed %d lines, %w", name, lines, err)
+		lines, err := countLines(out)
+		if err = errors.Join(err, os.Remove(out)); err != nil {
+			return err
+		}
+		if lines != b.n {
+			return fmt.Errorf("%s printed %d lines", name, lines)
 		}
 		m.print(name, b.n)
 	}
@@ -253,9 +248,8 @@ func (b *bench) measure(name string, records int, args ...string) (map[string]an
 	if err != nil {
 		return nil, m, err
 	}
-	defer os.Remove(path)
 	text, err := os.ReadFile(path)
-	if err != nil {
+	if err = errors.Join(err, os.Remove(path)); err != nil {
 		return nil, m, err
 	}
 	out := map[string]any{}

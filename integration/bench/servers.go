@@ -36,8 +36,9 @@ const (
 )
 
 // onServers measures PostgreSQL and MinIO, with their default settings: what they
-// say is durable is synced. First the pipeline, then Lotkeeper, each on a table
-// that was vacuumed and a server that has just written its checkpoint.
+// say is durable is synced. Each is measured on tables that were vacuumed and a
+// server that has just written its checkpoint; the pipeline before and after the
+// sweep, since a machine that others use is not as fast at all times.
 func onServers(b *bench) (err error) {
 	servers := &servers{dir: b.dir}
 	defer func() { err = errors.Join(err, servers.stop()) }()
@@ -55,15 +56,8 @@ func onServers(b *bench) (err error) {
 	fmt.Println("Servers: PostgreSQL and MinIO")
 	header(size, b.n, b.n)
 
-	if err := servers.loadTextbook(input); err != nil {
-		return err
-	}
-	shell, err := b.pipeline(servers)
+	shell, err := b.pipeline(servers, input)
 	if err != nil {
-		return err
-	}
-	shell.print("shell pipeline", b.n)
-	if err := servers.psql("textbook", "DROP TABLE traceability_records"); err != nil {
 		return err
 	}
 
@@ -98,12 +92,16 @@ func onServers(b *bench) (err error) {
 	if err != nil {
 		return err
 	}
+	shellAgain, err := b.pipeline(servers, input)
+	if err != nil {
+		return err
+	}
 	if err := b.read(); err != nil {
 		return err
 	}
 
 	million := float64(b.n) / 1e6
-	ratio := shell.seconds / swept.seconds
+	ratio := (shell.seconds + shellAgain.seconds) / 2 / swept.seconds
 	fmt.Printf("\nsweep : shell pipeline %.2f (at least 2.5 wanted)\n", ratio)
 	fmt.Printf("ingest %.0f records/s (at least 50000 wanted)\n", float64(b.n)/taken.seconds)
 	fmt.Printf("peak memory of the sweep %.0f MB (at most 96 wanted)\n", swept.peakMB)
@@ -115,16 +113,21 @@ func onServers(b *bench) (err error) {
 	return nil
 }
 
-// pipeline runs pipeline.sh.
-func (b *bench) pipeline(s *servers) (measured, error) {
+// pipeline runs pipeline.sh on a new table of the same records.
+func (b *bench) pipeline(s *servers, input string) (m measured, err error) {
+	if err := s.loadTextbook(input); err != nil {
+		return m, err
+	}
 	dir := filepath.Join(b.dir, "pipeline")
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return measured{}, err
+		return m, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() {
+		err = errors.Join(err, os.RemoveAll(dir), s.psql("textbook", "DROP TABLE traceability_records"))
+	}()
 	identity, err := age.GenerateX25519Identity()
 	if err != nil {
-		return measured{}, err
+		return m, err
 	}
 	now := time.Now().UTC()
 	cmd := exec.Command("bash", "-c", pipeline)
@@ -134,7 +137,10 @@ func (b *bench) pipeline(s *servers) (measured, error) {
 		"AGE="+filepath.Join(b.cache, "age-v1.3.2", "age"), "RECIPIENT="+identity.Recipient().String(),
 		"BUCKET_URL="+s.s3+"/textbook",
 		"RETAIN_UNTIL="+now.Add(365*24*time.Hour).Format(time.RFC3339))
-	return b.run(cmd)
+	if m, err = b.run(cmd); err == nil {
+		m.print("shell pipeline", b.n)
+	}
+	return m, err
 }
 
 // servers are processes of their own, in the part's directory.
