@@ -424,7 +424,7 @@ func (c awsClient) remove(ctx context.Context, key, versionID string) error {
 func TestUnlockedWhenOver(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "", newBucket(t, s3test.MinIO), newBucket(t, s3test.VersityGW))
-	s.MinLock = 3 * time.Second
+	s.MinLock = 15 * time.Second
 	s.with(t, nil, nil, func(e *lifecycle.Engine) {
 		ingest(t, e, season(0, 1)...)
 		began := time.Now()
