@@ -92,11 +92,12 @@ has brought it every segment and read each back.`,
 			if err != nil {
 				return err
 			}
-			if known == "" {
+			switch known {
+			case "":
 				err = a.makeVault(cmd.Context(), args[0])
-			} else if known == lifecycle.Retiring {
+			case lifecycle.Retiring:
 				err = &lifecycle.Refused{Check: "vault", Reason: fmt.Sprintf("vault %s is retiring", args[0]), Hint: "a vault does not come back; give it another name in the configuration"}
-			} else {
+			default:
 				a.note("vault %s was added before; nothing is made or put there", args[0])
 			}
 			if err != nil {
