@@ -165,7 +165,7 @@ func open(ctx context.Context, path string, pragmas ...string) (*Store, error) {
 	// power goes, and a lost "resealed" with its class key destroyed is a lost
 	// record. The WAL may grow to 32 MB before it is brought home, for an ingest
 	// touches the same pages of its indexes again and again.
-	if s.w, err = connect("immediate", append(pragmas, "journal_mode(WAL)", "synchronous(FULL)", "cache_size(-24000)", "wal_autocheckpoint(8000)")...); err != nil {
+	if s.w, err = connect("immediate", append(pragmas, "journal_mode(WAL)", "synchronous(FULL)", "cache_size(-16000)", "wal_autocheckpoint(8000)")...); err != nil {
 		return nil, err
 	}
 	s.w.SetMaxOpenConns(1)
