@@ -236,6 +236,20 @@ func (o *opener) openVault(ctx context.Context, v vaultConfig, create bool) (arc
 	return opened, nil
 }
 
+// openVaults opens every vault that is configured. One that cannot be opened is there
+// all the same, and says why not: a hold is placed also while a vault is away.
+func (o *opener) openVaults(ctx context.Context) []archive.Vault {
+	var out []archive.Vault
+	for _, c := range o.Vaults {
+		v, err := o.openVault(ctx, c, false)
+		if err != nil {
+			v = archive.NewAbsent(c.Name, err)
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
 // open opens everything, as init left it.
 func (o *opener) open(ctx context.Context) (_ *data, err error) {
 	s, err := readSettings(o.path)
@@ -268,14 +282,7 @@ func (o *opener) open(ctx context.Context) (_ *data, err error) {
 		opened.keys, opened.closers = keys, append(opened.closers, keys.Close)
 	}
 	opened.keyring = append([]string{keyring}, opt.Mirrors...)
-	for _, c := range o.Vaults {
-		v, err := o.openVault(ctx, c, false)
-		if err != nil {
-			// A hold is placed also while a vault is away.
-			v = archive.NewAbsent(c.Name, err)
-		}
-		opened.vaults = append(opened.vaults, v)
-	}
+	opened.vaults = o.openVaults(ctx)
 	opened.store, err = o.openStore(ctx)
 	if errors.Is(err, errNoStore) {
 		err = o.notInitialised()

@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
@@ -82,11 +81,7 @@ func (a *app) examine(ctx context.Context) (checks []lifecycle.Check, err error)
 		return nil, err
 	}
 	e = a.engineOn(&data{})
-	for _, c := range a.cfg.Vaults {
-		v, err := o.openVault(ctx, c, false)
-		if err != nil {
-			v = archive.NewAbsent(c.Name, err)
-		}
+	for _, v := range o.openVaults(ctx) {
 		checks = append(checks, e.ExamineVault(ctx, v)...)
 	}
 	return checks, nil
