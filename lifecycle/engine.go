@@ -46,6 +46,9 @@ type Limits struct {
 	// LockRecords bounds what one transaction soft-deletes or reseals, since a
 	// hold waits for it.
 	LockRecords int
+	// CountFor is how long placing a hold may take to count what it covers, since
+	// its reply is waited for; 0 is as long as it takes. The hold stands by then.
+	CountFor time.Duration
 	// MinLock is the shortest retention that an object is given.
 	MinLock time.Duration
 	// ClockSkew is how far the clock may be from a vault's, or behind the
@@ -61,6 +64,7 @@ func DefaultLimits() Limits {
 		SegmentRecords: 20_000, SegmentBytes: 32 << 20,
 		BatchRecords: 5_000, BatchBytes: 8 << 20,
 		LockRecords: 2_000,
+		CountFor:    100 * time.Millisecond,
 		MinLock:     30 * 24 * time.Hour,
 		ClockSkew:   5 * time.Minute,
 		Identity:    "hybrid",

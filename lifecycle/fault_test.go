@@ -195,7 +195,7 @@ func scenarioUntilSweep(w *world) error {
 		return err
 	}
 	if !slices.ContainsFunc(held, func(h *lifecycle.Hold) bool { return h.Kind == lifecycle.Recall }) {
-		if _, err := w.Place(ctx, lifecycle.PlaceRequest{Kind: lifecycle.Recall, Reason: "a test", Scope: lifecycle.Scope{TLC: "LOT-H"}}); err != nil {
+		if _, err := w.Place(ctx, lifecycle.PlaceRequest{Kind: lifecycle.Recall, Reason: "a test", Scopes: []lifecycle.Scope{{TLC: "LOT-H"}}}); err != nil {
 			return err
 		}
 	}

@@ -384,8 +384,7 @@ func (in *ingest) holdAgain(ctx context.Context, recordID string) error {
 	if err != nil {
 		return err
 	}
-	_, err = in.Store.Place(ctx, p)
-	return err
+	return in.Store.Place(ctx, p)
 }
 
 func (in *ingest) retentionHold(recordID string) (Placement, error) {
@@ -399,7 +398,7 @@ func (in *ingest) seal(ctx context.Context, batch []arrival) ([]Sealed, []Placem
 	periods := make([]Period, 0, 2*len(batch))
 	for i := range batch {
 		r := &batch[i]
-		out[i].Row = r.row
+		out[i].Row, out[i].Inputs = r.row, r.InputLots
 		periods = append(periods, HotPeriod(r.row.DueAt), ArchivePeriod(in.Policy.PurgeAt(r.EventTimestamp, r.CreatedOrObtainedAt)))
 	}
 	if err := in.keys.classes(ctx, in.runID, periods); err != nil {

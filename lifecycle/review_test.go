@@ -277,7 +277,7 @@ func TestSweepBetweenAnyTwoCalls(t *testing.T) {
 		},
 		"checksums": func(t *testing.T, w *world) {
 			n := 0
-			for row, err := range report.Checksums(ctx, w.Store, lifecycle.Query{}) {
+			for row, err := range report.Checksums(ctx, w.Engine, lifecycle.Query{}) {
 				if err != nil || (row.Segment != "") != (row.VersionID != "") {
 					t.Error(row, err)
 				}
@@ -544,7 +544,7 @@ func TestManyFaultsInARow(t *testing.T) {
 			}
 			if id := rapid.SampledFrom([]string{"", "", "a-1", "a-4", "b-1", "today-1"}).Draw(rt, "hold"); id != "" {
 				if v, err := w.View(ctx, id); err == nil && placed[id] == "" {
-					if _, err := w.Place(ctx, lifecycle.PlaceRequest{Kind: lifecycle.Litigation, Reason: "a test", Scope: lifecycle.Scope{RecordID: id}}); err != nil {
+					if _, err := w.Place(ctx, lifecycle.PlaceRequest{Kind: lifecycle.Litigation, Reason: "a test", Scopes: []lifecycle.Scope{{RecordID: id}}}); err != nil {
 						rt.Fatal(err)
 					}
 					placed[id] = v.BaseState

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lotkeeper/lotkeeper/cte"
 )
@@ -85,12 +86,11 @@ func (e *Engine) View(ctx context.Context, id string) (RecordView, error) {
 	if err != nil {
 		return RecordView{}, err
 	}
-	all, err := e.Store.Holds(ctx, false)
+	now := e.Now().UTC()
+	open, err := e.holdSet(ctx, now)
 	if err != nil {
 		return RecordView{}, err
 	}
-	now := e.Now().UTC()
-	open := NewHoldSet(all)
 	v := RecordView{
 		RecordID: r.RecordID, TLC: r.TLC, TLCSource: r.TLCSource, EventType: r.EventType,
 		EventTimestamp: cte.FormatTime(r.EventTimestamp), CreatedOrObtainedAt: cte.FormatTime(r.CreatedOrObtainedAt),
@@ -124,7 +124,7 @@ func (e *Engine) View(ctx context.Context, id string) (RecordView, error) {
 			v.Archive.Copies = append(v.Archive.Copies, CopyView{c.Vault, g.ObjectKey, c.ObjectVersion, hexOf(g.ObjectSHA256), cte.FormatTime(c.RetainUntil), cte.FormatTime(c.VerifiedAt)})
 		}
 	}
-	v.History, err = e.history(ctx, &r, all)
+	v.History, err = e.history(ctx, &r)
 	if err != nil {
 		return v, err
 	}
@@ -140,16 +140,23 @@ func (e *Engine) View(ctx context.Context, id string) (RecordView, error) {
 // history puts a record's own leaves, those of its class's end, and those of
 // the holds that cover or covered it, into one order, and follows its state
 // through them.
-func (e *Engine) history(ctx context.Context, r *Row, holds []*Hold) ([]HistoryView, error) {
+func (e *Engine) history(ctx context.Context, r *Row) ([]HistoryView, error) {
 	leaves, err := e.Store.RecordLeaves(ctx, r.Seq)
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range holds {
-		if !slices.ContainsFunc(h.Scopes, func(s Scope) bool { return s.Covers(r) }) {
-			continue
-		}
-		of, err := e.Store.Leaves(ctx, LeafQuery{Subject: h.ID})
+	holds, err := e.Store.Holds(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	all := newHoldSet(holds)
+	if err := e.traceInto(ctx, all, holds); err != nil {
+		return nil, err
+	}
+	covering := map[string][]Scope{} // of each hold, by its id
+	all.each(r, func(s scoped) { covering[s.ID] = append(covering[s.ID], s.Scopes[s.scope]) })
+	for id := range covering {
+		of, err := e.Store.Leaves(ctx, LeafQuery{Subject: id})
 		if err != nil {
 			return nil, err
 		}
@@ -176,9 +183,9 @@ func (e *Engine) history(ctx context.Context, r *Row, holds []*Hold) ([]HistoryV
 	// from its first moment on, and the hold's own leaf is not part of its life.
 	slices.SortFunc(leaves, func(a, b Leaf) int { return int(a.ID - b.ID) })
 	out := []HistoryView{}
-	base, openHolds := State(""), 0
+	base, openHolds := State(""), map[string]bool{}
 	state := func() State {
-		if openHolds > 0 && base != "" {
+		if len(openHolds) > 0 && base != "" {
 			return Held
 		}
 		return base
@@ -190,10 +197,19 @@ func (e *Engine) history(ctx context.Context, r *Row, holds []*Hold) ([]HistoryV
 			base = Active
 		case ActionArchived:
 			base = Archived
-		case ActionHoldPlaced:
-			openHolds++
-		case ActionHoldReleased:
-			openHolds--
+		case ActionHoldPlaced, ActionHoldExtended:
+			var body struct {
+				Scopes []Scope `json:"scopes"`
+			}
+			if err := json.Unmarshal(l.Body, &body); err != nil {
+				return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
+			}
+			if !slices.ContainsFunc(body.Scopes, func(s Scope) bool { return slices.Contains(covering[l.Subject], s) }) {
+				continue // an extension to something else
+			}
+			openHolds[l.Subject] = true
+		case ActionHoldReleased, ActionHoldEnded:
+			delete(openHolds, l.Subject)
 		}
 		if base == "" {
 			continue
@@ -205,42 +221,93 @@ func (e *Engine) history(ctx context.Context, r *Row, holds []*Hold) ([]HistoryV
 
 // HoldDetail is a hold as its list and its own screen show it.
 type HoldDetail struct {
-	HoldID        string   `json:"hold_id"`
-	Kind          HoldKind `json:"kind"`
-	Reference     string   `json:"reference"`
-	Reason        string   `json:"reason"`
-	Status        string   `json:"status"`
-	PlacedBy      string   `json:"placed_by"`
-	PlacedAt      string   `json:"placed_at"`
-	Scopes        []Scope  `json:"scopes"`
-	Covered       int64    `json:"covered"`
-	TooLate       int64    `json:"too_late"`
-	ReleasedBy    string   `json:"released_by"`
-	ReleasedAt    string   `json:"released_at"`
-	ReleaseReason string   `json:"release_reason"`
+	HoldID    string   `json:"hold_id"`
+	Kind      HoldKind `json:"kind"`
+	Reference string   `json:"reference"`
+	Reason    string   `json:"reason"`
+	// Status is "open"; "partial" while not every vault has confirmed the legal
+	// holds on what is archived; "released".
+	Status   string `json:"status"`
+	PlacedBy string `json:"placed_by"`
+	PlacedAt string `json:"placed_at"`
+	AgeDays  int    `json:"age_days"`
+	// ReviewAt and Until are empty where none was given. Overdue: the hold is
+	// open, and its review date has passed.
+	ReviewAt string  `json:"review_at"`
+	Until    string  `json:"until"`
+	Overdue  bool    `json:"overdue"`
+	Scopes   []Scope `json:"scopes"`
+	Covered  int64   `json:"covered"`
+	Archived int64   `json:"archived"`
+	TooLate  int64   `json:"too_late"`
+	// AllLots and AllLocations count what Lots and Locations list the largest of.
+	AllLots       int             `json:"lot_count"`
+	AllLocations  int             `json:"location_count"`
+	Lots          []LotCount      `json:"lots"`
+	Locations     []LocationCount `json:"locations"`
+	Late          []LateView      `json:"late"`
+	Vaults        []VaultHolds    `json:"vaults"`
+	ReleasedBy    string          `json:"released_by"`
+	ReleasedAt    string          `json:"released_at"`
+	ReleaseReason string          `json:"release_reason"`
 }
 
-// Describe counts what a hold covers now.
-func (e *Engine) Describe(ctx context.Context, h *Hold) (HoldDetail, error) {
-	cov, err := e.Store.Coverage(ctx, h.ID)
+// Describe counts what a hold covers now, and lists at most so many of its lots
+// and locations.
+func (e *Engine) Describe(ctx context.Context, h *Hold, limit int) (HoldDetail, error) {
+	now := e.Now()
 	d := HoldDetail{
 		HoldID: h.ID, Kind: h.Kind, Reference: h.Reference, Reason: h.Reason, Status: "open", PlacedBy: h.PlacedBy, PlacedAt: cte.FormatTime(h.PlacedAt),
-		Scopes: h.Scopes, Covered: cov.Covered, TooLate: cov.TooLate,
+		AgeDays: int(now.Sub(h.PlacedAt) / (24 * time.Hour)), Scopes: h.Scopes, Vaults: []VaultHolds{}, Late: []LateView{},
+	}
+	if !h.ReviewAt.IsZero() {
+		d.ReviewAt, d.Overdue = cte.FormatTime(h.ReviewAt), h.Open() && !h.ReviewAt.After(now)
+	}
+	if !h.Until.IsZero() {
+		d.Until = cte.FormatTime(h.Until)
+	}
+	r, err := e.reach(ctx, h.Scopes)
+	if err != nil {
+		return d, err
+	}
+	cov, err := e.Store.Coverage(ctx, r)
+	if err != nil {
+		return d, err
+	}
+	d.Covered, d.Archived, d.TooLate = cov.Covered, cov.Archived, cov.TooLate
+	detail, err := e.Store.Detail(ctx, r, limit)
+	if err != nil {
+		return d, err
+	}
+	d.Lots, d.Locations, d.AllLots, d.AllLocations = append([]LotCount{}, detail.Lots...), append([]LocationCount{}, detail.Locations...), detail.AllLots, detail.AllLocations
+	if cov.TooLate > 0 {
+		if d.Late, err = e.late(ctx, r); err != nil {
+			return d, err
+		}
 	}
 	if !h.Open() {
 		d.Status, d.ReleasedBy, d.ReleasedAt, d.ReleaseReason = "released", h.ReleasedBy, cte.FormatTime(h.ReleasedAt), h.ReleaseReason
+		return d, nil
 	}
-	return d, err
-}
-
-// String is a scope in words.
-func (s Scope) String() string {
-	if s.RecordID != "" {
-		return "record " + s.RecordID
+	if cov.Archived == 0 {
+		return d, nil
 	}
-	parts := []string{"lot " + s.TLC}
-	if s.TLCSource != "" {
-		parts = append(parts, "from "+s.TLCSource)
+	copies, err := e.Store.HeldCopies(ctx, r)
+	if err != nil {
+		return d, err
 	}
-	return strings.Join(parts, " ")
+	for _, c := range copies {
+		i := slices.IndexFunc(d.Vaults, func(v VaultHolds) bool { return v.Vault == c.Vault })
+		if i < 0 {
+			i, d.Vaults = len(d.Vaults), append(d.Vaults, VaultHolds{Vault: c.Vault})
+		}
+		if c.State == LegalSet {
+			d.Vaults[i].Confirmed++
+		} else {
+			d.Vaults[i].Missing++
+			d.Status = "partial"
+		}
+	}
+	slices.SortFunc(d.Vaults, func(a, b VaultHolds) int { return strings.Compare(a.Vault, b.Vault) })
+	return d, nil
 }

@@ -43,6 +43,9 @@ type Sealed struct {
 	Row
 	Payload    []byte
 	WrappedDEK []byte
+	// Inputs are the lots that the record's lot was made from. Merge stores them
+	// as lineage; no method gives them back here.
+	Inputs []cte.Lot
 }
 
 // DEK is a wrapped DEK and the class it is wrapped under.
@@ -192,6 +195,9 @@ type Query struct {
 	State State
 	// ExceptHeld leaves out what an open hold covers.
 	ExceptHeld bool
+	// Reach is what the open holds cover; State Held and ExceptHeld need it, and
+	// Engine.Select fills it in.
+	Reach Reach
 	// Segment selects the records that are archived in one segment.
 	Segment string
 	Limit   int
@@ -228,6 +234,8 @@ var (
 	ErrMoved = errors.New("the state has changed")
 	// ErrLastVault: it is the only vault that counts.
 	ErrLastVault = errors.New("no active vault would be left")
+	// ErrHeld: an open hold covers it.
+	ErrHeld = errors.New("an open hold covers it")
 	// ErrReleased: the hold was released before.
 	ErrReleased = errors.New("the hold is released already")
 )
@@ -238,9 +246,10 @@ var (
 // again, and every method bears being repeated. Leaves given to a method are
 // committed with its change. All methods may be called concurrently.
 //
-// The methods that destroy (SoftDelete, Condemn, Execute) are ordered against
-// Place and Merge: they see every hold and every record whose call returned
-// before theirs began, read from base rows in a statement after the lock.
+// The methods that destroy (SoftDelete, Condemn, Execute) and lift (MoveLegalHold)
+// are ordered against Place, Extend and Merge: they see every hold, every record
+// and every link of lineage whose call returned before theirs began, read from base
+// rows in a statement after the lock.
 type Store interface {
 	IngestStore
 	HoldStore
@@ -271,26 +280,120 @@ type Placement struct {
 	Leaf Leaf
 }
 
-// Coverage counts what a hold covers at the time of asking.
+// Coverage counts the records that holds reach at the time of asking.
 type Coverage struct {
 	// Covered counts records of which a readable copy is left, TooLate those
-	// of which none is.
-	Covered, TooLate int64
+	// of which none is. Archived are those of the covered that are in the archive.
+	Covered, Archived, TooLate int64
 }
+
+// Detail is which lots and places the covered records are of, the ones with the
+// most records first, and how many there are in all.
+type Detail struct {
+	Lots                  []LotCount
+	Locations             []LocationCount
+	AllLots, AllLocations int
+}
+
+// LotCount is a lot with its records. Its JSON names are a promise.
+type LotCount struct {
+	TLC       string `json:"traceability_lot_code"`
+	TLCSource string `json:"tlc_source"`
+	Records   int64  `json:"records"`
+}
+
+// LocationCount is a location with its records. Its JSON names are a promise.
+type LocationCount struct {
+	Location string `json:"location"`
+	Records  int64  `json:"records"`
+}
+
+// Late is records for which a hold comes too late: no readable copy is left.
+type Late struct {
+	// Class is their archive class, whose key was destroyed at DestroyedAt; the
+	// leaf with the number Receipt tells of it.
+	Class       string
+	DestroyedAt time.Time
+	Receipt     int64
+	Records     int64
+}
+
+// LegalState is how far the legal hold of one copy is. It is the bit in the
+// vault, as far as it is confirmed.
+//
+//	"" ──▶ set ──▶ lifting ──▶ ""
+//	        ▲─────────┘ held again meanwhile
+type LegalState string
+
+const (
+	// LegalNone: no legal hold is confirmed. There may be one all the same, of a
+	// call whose answer got lost.
+	LegalNone LegalState = ""
+	// LegalSet: it was set on the object and its manifest, and read back.
+	LegalSet LegalState = "set"
+	// Lifting: somebody is about to lift it. Nothing confirms it meanwhile.
+	Lifting LegalState = "lifting"
+)
+
+// HeldCopy is a copy of a segment in a vault, with its legal hold.
+type HeldCopy struct {
+	Segment, Vault               string
+	ObjectKey, ObjectVersion     string
+	ManifestKey, ManifestVersion string
+	State                        LegalState
+	// Since is when it came into the state; zero for LegalNone.
+	Since time.Time
+}
+
+// ReferenceTaken: an open hold of the same kind has the reference.
+type ReferenceTaken struct{ HoldID string }
+
+func (e *ReferenceTaken) Error() string { return "the reference is that of hold " + e.HoldID }
 
 // HoldStore is what holds need.
 type HoldStore interface {
-	// Place commits a hold and counts what it covers. From its return on
-	// nothing the hold covers is shredded or purged.
-	Place(ctx context.Context, p Placement) (Coverage, error)
+	// Place commits a hold. From its return on nothing the hold covers is
+	// shredded or purged. A hold that is there already is left as it is.
+	// *ReferenceTaken if another open one of its kind has its reference.
+	Place(ctx context.Context, p Placement) error
+	// Extend adds scopes to an open hold; those it has are passed over, and
+	// without a new one nothing is written. ErrNotFound, ErrReleased.
+	Extend(ctx context.Context, id string, scopes []Scope, leaf Leaf) error
 	// Release ends a hold. ErrNotFound, ErrReleased.
 	Release(ctx context.Context, id, reason string, leaf Leaf) error
 	// Holds lists holds in the order they were placed.
 	Holds(ctx context.Context, openOnly bool) ([]*Hold, error)
 	// Hold finds one. ErrNotFound.
 	Hold(ctx context.Context, id string) (*Hold, error)
-	// Coverage counts what a hold covers now, released or not.
-	Coverage(ctx context.Context, id string) (Coverage, error)
+	// Coverage counts the records of a reach, Detail their lots and locations
+	// (limit of each; 0 is all), those of which a readable copy is left. TooLate
+	// tells of the others.
+	Coverage(ctx context.Context, r Reach) (Coverage, error)
+	Detail(ctx context.Context, r Reach, limit int) (Detail, error)
+	TooLate(ctx context.Context, r Reach) ([]Late, error)
+
+	// Links lists the links whose input (forward) or output is one of the lots.
+	// A lot without a source, there or here, matches that of every source.
+	Links(ctx context.Context, lots []cte.Lot, forward bool) ([]Link, error)
+	// ScopeLots lists the lots of the records that a scope matches by itself; of
+	// a scope OnLots also those that only lineage names. Records of no lot are
+	// left out.
+	ScopeLots(ctx context.Context, s Scope) ([]cte.Lot, error)
+	// TraceHolds brings what the destructive methods know of the open holds'
+	// traces up to date, in steps that keep nobody waiting. They do the rest
+	// themselves, under the lock: without it they are right, and slower.
+	TraceHolds(ctx context.Context) error
+
+	// HeldCopies lists the copies, in vaults that are not given up, of the live
+	// segments that an archived record of the reach is in.
+	HeldCopies(ctx context.Context, r Reach) ([]HeldCopy, error)
+	// LegalHolds lists the copies whose State is not LegalNone.
+	LegalHolds(ctx context.Context) ([]HeldCopy, error)
+	// MoveLegalHold is the compare-and-swap of a copy's legal hold. ErrMoved.
+	// ErrHeld, on the way to Lifting or from it to LegalNone: an open hold covers
+	// an archived record of the segment, by base rows under the lock.
+	MoveLegalHold(ctx context.Context, segment, vault string, from, to LegalState, leaf Leaf) error
+
 	// NearLots and NearRecords list what resembles a code that matched nothing.
 	NearLots(ctx context.Context, tlc string, limit int) ([]cte.Lot, error)
 	NearRecords(ctx context.Context, id string, limit int) ([]string, error)
@@ -350,7 +453,8 @@ type SweepStore interface {
 	Condemn(ctx context.Context, l Lease, now time.Time, classes []string, leaf Leaf) ([]string, error)
 	// Execute reads from base rows what speaks for the destruction of
 	// condemned or executing classes, and moves those it speaks for to
-	// executing. Only their evidence is returned.
+	// executing. Only their evidence is returned. A class with a member under an
+	// open hold is pinned: it stays as it is until the hold is released.
 	Execute(ctx context.Context, l Lease, now time.Time, classes []string, leaf Leaf) ([]shred.Evidence, error)
 	// Destroyed moves executing -> destroyed and logs the keyring's epoch, which
 	// never goes back. Classes that are destroyed already are passed over;

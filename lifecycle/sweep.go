@@ -38,9 +38,15 @@ type SweepResult struct {
 	DurationSeconds float64 `json:"duration_seconds"`
 	// Recovered counts records that an interrupted run had left half way and
 	// this one archived; they are not in Due.
-	Recovered    int            `json:"recovered"`
-	StoppedEarly bool           `json:"stopped_early"`
-	Policies     []PolicyResult `json:"policies"`
+	Recovered    int  `json:"recovered"`
+	StoppedEarly bool `json:"stopped_early"`
+	// LegalHoldsSet and LegalHoldsLifted count copies of segments, each with its
+	// manifest; LegalHoldsMissing those that no vault has confirmed yet, so that a
+	// hold is PARTIAL.
+	LegalHoldsSet     int            `json:"legal_holds_set"`
+	LegalHoldsLifted  int            `json:"legal_holds_lifted"`
+	LegalHoldsMissing int            `json:"legal_holds_missing"`
+	Policies          []PolicyResult `json:"policies"`
 	// Kept lists due records that stay, with the reason; dry runs only, and the
 	// first thousand.
 	Kept []Decision `json:"kept,omitempty"`
@@ -65,11 +71,10 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 	if err := e.checkPolicy(ctx); err != nil {
 		return res, err
 	}
-	open, err := e.Store.Holds(ctx, true)
+	holds, err := e.holdSet(ctx, now)
 	if err != nil {
 		return res, err
 	}
-	holds := NewHoldSet(open)
 	archiveClasses, err := e.Store.DueClasses(ctx, now)
 	if err != nil {
 		return res, err
@@ -210,17 +215,22 @@ func (s *sweep) arithmetic() string {
 // stage before did, so a run that was cut off anywhere is gone on with by
 // running them again.
 func (s *sweep) stages(ctx context.Context) error {
-	open, err := s.Store.Holds(ctx, true)
-	if err != nil {
-		return err
-	}
-	s.holds = NewHoldSet(open)
-	for _, stage := range []func(context.Context) error{s.recover, s.archive, s.reseal, s.shred, s.drop} {
+	for _, stage := range []func(context.Context) error{s.endHolds, s.loadHolds, s.recover, s.archive, s.reseal, s.shred, s.drop, s.legalHolds} {
 		if err := stage(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// loadHolds reads what is held now, for the plan, and lets the Store prepare what
+// it will check the plan by.
+func (s *sweep) loadHolds(ctx context.Context) (err error) {
+	if err := s.Store.TraceHolds(ctx); err != nil {
+		return err
+	}
+	s.holds, err = s.holdSet(ctx, s.now)
+	return err
 }
 
 // reseal moves the DEKs that must outlive their class into the month's deferral
@@ -233,11 +243,9 @@ func (s *sweep) reseal(ctx context.Context) error {
 		return err
 	}
 	// Holds again: those placed since the plan belong to this month too.
-	open, err := s.Store.Holds(ctx, true)
-	if err != nil {
+	if err := s.loadHolds(ctx); err != nil {
 		return err
 	}
-	s.holds = NewHoldSet(open)
 	for _, class := range dying {
 		if class.State != Open {
 			continue

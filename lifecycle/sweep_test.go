@@ -21,7 +21,7 @@ import (
 
 func (w *world) place(scope lifecycle.Scope) lifecycle.PlaceResult {
 	w.t.Helper()
-	res, err := w.Place(context.Background(), lifecycle.PlaceRequest{Kind: lifecycle.Recall, Reason: "a test", Scope: scope})
+	res, err := w.Place(context.Background(), lifecycle.PlaceRequest{Kind: lifecycle.Recall, Reason: "a test", Scopes: []lifecycle.Scope{scope}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

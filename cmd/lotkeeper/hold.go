@@ -67,7 +67,7 @@ is 3.`,
 func (a *app) holdPlace(ctx context.Context, e *lifecycle.Engine, f holdFlags) error {
 	res, err := e.Place(ctx, lifecycle.PlaceRequest{
 		Kind: lifecycle.HoldKind(f.Kind), Reason: f.Reason, Reference: f.Reference,
-		Scope: lifecycle.Scope{RecordID: f.Record, TLC: f.Lot, TLCSource: f.TLCSource},
+		Scopes: []lifecycle.Scope{{RecordID: f.Record, TLC: f.Lot, TLCSource: f.TLCSource}},
 	})
 	if err != nil {
 		return err
@@ -173,7 +173,7 @@ func newHoldList(a *app) *cobra.Command {
 					{title: "REASON", cell: func(h hold) string { return h.Reason }},
 				})
 				for _, h := range holds {
-					d, err := e.Describe(ctx, h)
+					d, err := e.Describe(ctx, h, 10)
 					if err != nil {
 						return err
 					}
@@ -223,7 +223,7 @@ func (a *app) holdShow(ctx context.Context, e *lifecycle.Engine, id string) erro
 	if err != nil {
 		return holdError(id, err)
 	}
-	d, err := e.Describe(ctx, h)
+	d, err := e.Describe(ctx, h, 10)
 	if err != nil {
 		return err
 	}

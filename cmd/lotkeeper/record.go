@@ -187,11 +187,13 @@ record must match all that is asked for.`,
 const tableLimit = 50
 
 func (a *app) recordList(ctx context.Context, e *lifecycle.Engine, q lifecycle.Query) error {
-	open, err := e.Store.Holds(ctx, true)
+	holds, err := e.HoldSet(ctx)
 	if err != nil {
 		return err
 	}
-	holds := lifecycle.NewHoldSet(open)
+	if q, err = e.Select(ctx, q); err != nil {
+		return err
+	}
 	limit := q.Limit
 	if limit == 0 && a.Output == "table" {
 		limit = tableLimit

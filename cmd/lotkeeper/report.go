@@ -46,7 +46,7 @@ the format that "sha256sum -c" reads in the vault's directory.`,
 
 func (a *app) checksums(ctx context.Context, e *lifecycle.Engine, q lifecycle.Query) error {
 	if a.Output == "sha256sum" {
-		return report.SHA256Sums(ctx, a.out, e.Store, q)
+		return report.SHA256Sums(ctx, a.out, e, q)
 	}
 	limit := q.Limit
 	if limit == 0 && a.Output == "table" {
@@ -61,7 +61,7 @@ func (a *app) checksums(ctx context.Context, e *lifecycle.Engine, q lifecycle.Qu
 		{title: "VAULT", cell: func(r row) string { return r.Vault }},
 	})
 	records, last, more := 0, "", false
-	for r, err := range report.Checksums(ctx, e.Store, q) {
+	for r, err := range report.Checksums(ctx, e, q) {
 		if err != nil {
 			return err
 		}

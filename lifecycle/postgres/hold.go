@@ -45,8 +45,8 @@ func insertHold(ctx context.Context, tx *txn, h *lifecycle.Hold) error {
 	return nil
 }
 
-func (s *Store) Place(ctx context.Context, p lifecycle.Placement) (lifecycle.Coverage, error) {
-	err := s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
+func (s *Store) Place(ctx context.Context, p lifecycle.Placement) error {
+	return s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
 		placed, err := one(ctx, tx, (*columns).int, `SELECT count(*) FROM lotkeeper.holds WHERE hold_id = $1`, p.Hold.ID)
 		if err != nil || placed > 0 {
 			return err // placed before, and the acknowledgement got lost
@@ -57,11 +57,6 @@ func (s *Store) Place(ctx context.Context, p lifecycle.Placement) (lifecycle.Cov
 		_, err = tx.appendLeaf(ctx, p.Leaf)
 		return err
 	})
-	if err != nil {
-		return lifecycle.Coverage{}, err
-	}
-	// Counting may read a million rows, so it is done outside the lock.
-	return s.Coverage(ctx, p.Hold.ID)
 }
 
 func (s *Store) Release(ctx context.Context, id, reason string, leaf lifecycle.Leaf) error {
@@ -120,22 +115,6 @@ func (s *Store) Hold(ctx context.Context, id string) (*lifecycle.Hold, error) {
 		return nil, fmt.Errorf("hold %s: %w", id, lifecycle.ErrNotFound)
 	}
 	return hs[0], nil
-}
-
-func (s *Store) Coverage(ctx context.Context, id string) (lifecycle.Coverage, error) {
-	// A UNION by seq, so that each of its two arms uses its index.
-	out, err := one(ctx, s.pool, func(c *columns) lifecycle.Coverage { return lifecycle.Coverage{Covered: c.int(), TooLate: c.int()} }, `
-		WITH sc AS (SELECT s.* FROM lotkeeper.hold_scopes s JOIN lotkeeper.holds h USING (hold_no) WHERE h.hold_id = $1),
-		hit AS (
-			SELECT r.seq, r.state FROM sc JOIN lotkeeper.records r ON r.record_id = sc.record_id
-			UNION
-			SELECT r.seq, r.state FROM sc JOIN lotkeeper.records r ON r.tlc = sc.tlc
-				AND (sc.tlc_source = '' OR r.tlc_source = '' OR sc.tlc_source = r.tlc_source))
-		SELECT count(*) FILTER (WHERE state <> 'purged'), count(*) FILTER (WHERE state = 'purged') FROM hit`, id)
-	if err != nil {
-		return out, fmt.Errorf("couldn't count what hold %s covers: %w", id, err)
-	}
-	return out, nil
 }
 
 // like makes a LIKE pattern of text that is meant literally.

@@ -208,7 +208,7 @@ func TestNoConvoy(t *testing.T) {
 	const n = 30
 	for i := range n {
 		start := time.Now()
-		if _, err := b.Place(inTime, hold(fmt.Sprint("h-", i))); err != nil {
+		if err := b.Place(inTime, hold(fmt.Sprint("h-", i))); err != nil {
 			t.Fatal(err)
 		}
 		if res, err := b.Merge(inTime, []lifecycle.Sealed{record(fmt.Sprint("r-", i))}, nil, tick); err != nil || res.Inserted != 1 {

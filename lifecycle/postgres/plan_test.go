@@ -77,7 +77,7 @@ func TestNoWalks(t *testing.T) {
 	}{
 		{"Existing", func(ctx context.Context) error { _, err := s.Existing(ctx, ids); return err }},
 		{"Merge", func(context.Context) error { return merge(batches) }},
-		{"Place", func(ctx context.Context) error { _, err := s.Place(ctx, hold("h-1")); return err }},
+		{"Place", func(ctx context.Context) error { return s.Place(ctx, hold("h-1")) }},
 		{"DueClasses", func(ctx context.Context) error { _, err := s.DueClasses(ctx, storetest.Start); return err }},
 		{"DueRows", func(ctx context.Context) error {
 			_, err := s.DueRows(ctx, archive.ID(1), storetest.Start, lifecycle.Cursor{}, size)
@@ -127,7 +127,10 @@ func TestNoWalks(t *testing.T) {
 			}
 			return nil
 		}},
-		{"Coverage", func(ctx context.Context) error { _, err := s.Coverage(ctx, "h-1"); return err }},
+		{"Coverage", func(ctx context.Context) error {
+			_, err := s.Coverage(ctx, lifecycle.Reach{Scopes: hold("h-1").Hold.Scopes})
+			return err
+		}},
 		{"DropCiphertext", func(ctx context.Context) error {
 			// As if the class had been destroyed: its guards would refuse it here.
 			if _, err := s.pool.Exec(ctx, `ALTER TABLE lotkeeper.classes DISABLE TRIGGER classes_moves; UPDATE lotkeeper.classes SET state = 'destroyed' WHERE class_no = 1`); err != nil {

@@ -33,14 +33,17 @@ type ChecksumRow struct {
 
 // Checksums yields the checksum report of a query in order of event time. The
 // state is the one people see: held while a hold covers the record.
-func Checksums(ctx context.Context, s lifecycle.Store, q lifecycle.Query) iter.Seq2[ChecksumRow, error] {
+func Checksums(ctx context.Context, e *lifecycle.Engine, q lifecycle.Query) iter.Seq2[ChecksumRow, error] {
 	return func(yield func(ChecksumRow, error) bool) {
-		open, err := s.Holds(ctx, true)
+		s := e.Store
+		holds, err := e.HoldSet(ctx)
+		if err == nil {
+			q, err = e.Select(ctx, q)
+		}
 		if err != nil {
 			yield(ChecksumRow{}, err)
 			return
 		}
-		holds := lifecycle.NewHoldSet(open)
 		segments := map[string]lifecycle.Segment{}
 		for r, err := range s.Rows(ctx, q) {
 			if err != nil {
@@ -81,7 +84,12 @@ func Checksums(ctx context.Context, s lifecycle.Store, q lifecycle.Query) iter.S
 
 // SHA256Sums writes the objects and manifests that hold a query's records in
 // the format that `sha256sum -c` reads in a vault's directory, each once.
-func SHA256Sums(ctx context.Context, w io.Writer, s lifecycle.Store, q lifecycle.Query) error {
+func SHA256Sums(ctx context.Context, w io.Writer, e *lifecycle.Engine, q lifecycle.Query) error {
+	s := e.Store
+	q, err := e.Select(ctx, q)
+	if err != nil {
+		return err
+	}
 	done := map[string]bool{"": true}
 	for r, err := range s.Rows(ctx, q) {
 		if err != nil {

@@ -31,7 +31,7 @@ func TestPermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.Place(t.Context(), lifecycle.Placement{Hold: lifecycle.Hold{ID: "h-1", PlacedAt: storetest.Start}, Leaf: tick}); err != nil {
+	if err := s.Place(t.Context(), lifecycle.Placement{Hold: lifecycle.Hold{ID: "h-1", PlacedAt: storetest.Start}, Leaf: tick}); err != nil {
 		t.Fatal(err)
 	}
 	for _, kind := range []string{"ingest", "sweep"} {

@@ -99,7 +99,7 @@ func TestHoldAmongWriters(t *testing.T) {
 	}
 	for i := range 20 {
 		placers.Go(func() {
-			_, err := s.Place(t.Context(), lifecycle.Placement{Hold: lifecycle.Hold{
+			err := s.Place(t.Context(), lifecycle.Placement{Hold: lifecycle.Hold{
 				ID: fmt.Sprint("h-", i), Kind: lifecycle.Recall, PlacedAt: storetest.Start, Scopes: []lifecycle.Scope{{RecordID: "r"}},
 			}})
 			if err != nil {

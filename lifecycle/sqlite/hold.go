@@ -47,8 +47,8 @@ func insertHold(ctx context.Context, tx *sql.Tx, h *lifecycle.Hold) error {
 	return nil
 }
 
-func (s *Store) Place(ctx context.Context, p lifecycle.Placement) (lifecycle.Coverage, error) {
-	err := s.transact(ctx, true, func(ctx context.Context, tx *sql.Tx) error {
+func (s *Store) Place(ctx context.Context, p lifecycle.Placement) error {
+	return s.transact(ctx, true, func(ctx context.Context, tx *sql.Tx) error {
 		var n int
 		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM holds WHERE hold_id = ?`, p.Hold.ID).Scan(&n); err != nil {
 			return err
@@ -62,11 +62,6 @@ func (s *Store) Place(ctx context.Context, p lifecycle.Placement) (lifecycle.Cov
 		_, err := appendLeaf(ctx, tx, p.Leaf)
 		return err
 	})
-	if err != nil {
-		return lifecycle.Coverage{}, err
-	}
-	// Counting may read a million rows, so it is done outside the lock.
-	return s.Coverage(ctx, p.Hold.ID)
 }
 
 func (s *Store) Release(ctx context.Context, id, reason string, leaf lifecycle.Leaf) error {
@@ -135,23 +130,6 @@ func (s *Store) Hold(ctx context.Context, id string) (*lifecycle.Hold, error) {
 		return nil, fmt.Errorf("hold %s: %w", id, lifecycle.ErrNotFound)
 	}
 	return hs[0], nil
-}
-
-func (s *Store) Coverage(ctx context.Context, id string) (lifecycle.Coverage, error) {
-	var c lifecycle.Coverage
-	// A UNION by seq, so that each of its two arms uses its index.
-	err := s.r.QueryRowContext(ctx, `
-		WITH sc AS (SELECT s.* FROM hold_scopes s JOIN holds h USING (hold_no) WHERE h.hold_id = ?),
-		hit AS (
-			SELECT r.seq, r.state FROM sc JOIN records r ON r.record_id = sc.record_id
-			UNION
-			SELECT r.seq, r.state FROM sc JOIN records r ON r.tlc = sc.tlc
-				AND (sc.tlc_source = '' OR r.tlc_source = '' OR sc.tlc_source = r.tlc_source))
-		SELECT count(*) FILTER (WHERE state <> 'purged'), count(*) FILTER (WHERE state = 'purged') FROM hit`, id).Scan(&c.Covered, &c.TooLate)
-	if err != nil {
-		return c, fmt.Errorf("couldn't count what hold %s covers: %w", id, err)
-	}
-	return c, nil
 }
 
 // like makes a LIKE pattern of text that is meant literally.

@@ -50,11 +50,13 @@ func cancelled(k *kit) {
 		"Merge": func(s lifecycle.Store) error {
 			return none(s.Merge(done, []lifecycle.Sealed{row("b", expired)}, nil, l))
 		},
-		"Place":       func(s lifecycle.Store) error { return none(s.Place(done, placement("h-2", onRecord("a")))) },
-		"Release":     func(s lifecycle.Store) error { return s.Release(done, "h-1", "x", l) },
-		"Holds":       func(s lifecycle.Store) error { return none(s.Holds(done, true)) },
-		"Hold":        func(s lifecycle.Store) error { return none(s.Hold(done, "h-1")) },
-		"Coverage":    func(s lifecycle.Store) error { return none(s.Coverage(done, "h-1")) },
+		"Place":   func(s lifecycle.Store) error { return s.Place(done, placement("h-2", onRecord("a"))) },
+		"Release": func(s lifecycle.Store) error { return s.Release(done, "h-1", "x", l) },
+		"Holds":   func(s lifecycle.Store) error { return none(s.Holds(done, true)) },
+		"Hold":    func(s lifecycle.Store) error { return none(s.Hold(done, "h-1")) },
+		"Coverage": func(s lifecycle.Store) error {
+			return none(s.Coverage(done, lifecycle.Reach{Scopes: []lifecycle.Scope{onRecord("a")}}))
+		},
 		"NearLots":    func(s lifecycle.Store) error { return none(s.NearLots(done, "L", 5)) },
 		"NearRecords": func(s lifecycle.Store) error { return none(s.NearRecords(done, "a", 5)) },
 		"BeginRun":    func(s lifecycle.Store) error { return none(s.BeginRun(done, run("run-x", "ingest"), l)) },
@@ -206,7 +208,7 @@ func race(k *kit) {
 		}
 		var placed, deleted error
 		together(
-			func() { _, placed = other.Place(k.ctx, placement(id, scope)) },
+			func() { placed = other.Place(k.ctx, placement(id, scope)) },
 			func() {
 				_, deleted = k.SoftDelete(k.ctx, k.lease, "seg-1", Start, members(r), leaf(lifecycle.ActionArchived))
 			},
@@ -279,7 +281,7 @@ func concurrent(k *kit) {
 		return func() {
 			for i := range rounds {
 				id := fmt.Sprintf("p-%s-%d", name, i)
-				_, err := s.Place(ctx, placement(id, onLot(fmt.Sprint("L-", i), "")))
+				err := s.Place(ctx, placement(id, onLot(fmt.Sprint("L-", i), "")))
 				check("place", err)
 				check("release", s.Release(ctx, id, "over", leaf(lifecycle.ActionHoldReleased)))
 			}
@@ -316,7 +318,7 @@ func concurrent(k *kit) {
 						k.Errorf("%s is %s, DEK %v", r.RecordID, r.State, r.WrappedDEK != nil)
 					}
 				}
-				for _, err := range s.Rows(ctx, lifecycle.Query{State: lifecycle.Held}) {
+				for _, err := range s.Rows(ctx, lifecycle.Query{State: lifecycle.Held, Reach: lifecycle.Reach{Scopes: []lifecycle.Scope{onLot("L-1", "")}}}) {
 					check("rows", err)
 				}
 				_, err = s.Counts(ctx)

@@ -83,8 +83,12 @@ func (f *Faulty) Merge(ctx context.Context, batch []lifecycle.Sealed, holds []li
 	return get(f, "Merge", func() (lifecycle.MergeResult, error) { return f.Store.Merge(ctx, batch, holds, leaf) })
 }
 
-func (f *Faulty) Place(ctx context.Context, p lifecycle.Placement) (lifecycle.Coverage, error) {
-	return get(f, "Place", func() (lifecycle.Coverage, error) { return f.Store.Place(ctx, p) })
+func (f *Faulty) Place(ctx context.Context, p lifecycle.Placement) error {
+	return f.do("Place", func() error { return f.Store.Place(ctx, p) })
+}
+
+func (f *Faulty) Extend(ctx context.Context, id string, scopes []lifecycle.Scope, leaf lifecycle.Leaf) error {
+	return f.do("Extend", func() error { return f.Store.Extend(ctx, id, scopes, leaf) })
 }
 
 func (f *Faulty) Release(ctx context.Context, id, reason string, leaf lifecycle.Leaf) error {
@@ -99,8 +103,40 @@ func (f *Faulty) Hold(ctx context.Context, id string) (*lifecycle.Hold, error) {
 	return get(f, "Hold", func() (*lifecycle.Hold, error) { return f.Store.Hold(ctx, id) })
 }
 
-func (f *Faulty) Coverage(ctx context.Context, id string) (lifecycle.Coverage, error) {
-	return get(f, "Coverage", func() (lifecycle.Coverage, error) { return f.Store.Coverage(ctx, id) })
+func (f *Faulty) Coverage(ctx context.Context, r lifecycle.Reach) (lifecycle.Coverage, error) {
+	return get(f, "Coverage", func() (lifecycle.Coverage, error) { return f.Store.Coverage(ctx, r) })
+}
+
+func (f *Faulty) Detail(ctx context.Context, r lifecycle.Reach, limit int) (lifecycle.Detail, error) {
+	return get(f, "Detail", func() (lifecycle.Detail, error) { return f.Store.Detail(ctx, r, limit) })
+}
+
+func (f *Faulty) TooLate(ctx context.Context, r lifecycle.Reach) ([]lifecycle.Late, error) {
+	return get(f, "TooLate", func() ([]lifecycle.Late, error) { return f.Store.TooLate(ctx, r) })
+}
+
+func (f *Faulty) Links(ctx context.Context, lots []cte.Lot, forward bool) ([]lifecycle.Link, error) {
+	return get(f, "Links", func() ([]lifecycle.Link, error) { return f.Store.Links(ctx, lots, forward) })
+}
+
+func (f *Faulty) ScopeLots(ctx context.Context, s lifecycle.Scope) ([]cte.Lot, error) {
+	return get(f, "ScopeLots", func() ([]cte.Lot, error) { return f.Store.ScopeLots(ctx, s) })
+}
+
+func (f *Faulty) TraceHolds(ctx context.Context) error {
+	return f.do("TraceHolds", func() error { return f.Store.TraceHolds(ctx) })
+}
+
+func (f *Faulty) HeldCopies(ctx context.Context, r lifecycle.Reach) ([]lifecycle.HeldCopy, error) {
+	return get(f, "HeldCopies", func() ([]lifecycle.HeldCopy, error) { return f.Store.HeldCopies(ctx, r) })
+}
+
+func (f *Faulty) LegalHolds(ctx context.Context) ([]lifecycle.HeldCopy, error) {
+	return get(f, "LegalHolds", func() ([]lifecycle.HeldCopy, error) { return f.Store.LegalHolds(ctx) })
+}
+
+func (f *Faulty) MoveLegalHold(ctx context.Context, segment, vault string, from, to lifecycle.LegalState, leaf lifecycle.Leaf) error {
+	return f.do("MoveLegalHold", func() error { return f.Store.MoveLegalHold(ctx, segment, vault, from, to, leaf) })
 }
 
 func (f *Faulty) NearLots(ctx context.Context, tlc string, limit int) ([]cte.Lot, error) {

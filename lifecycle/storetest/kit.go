@@ -259,7 +259,7 @@ func placement(id string, scopes ...lifecycle.Scope) lifecycle.Placement {
 	l := leaf(lifecycle.ActionHoldPlaced)
 	l.Subject = id
 	return lifecycle.Placement{
-		Hold: lifecycle.Hold{ID: id, Kind: lifecycle.Recall, Reference: "FDA-1", Reason: "because of " + id, PlacedBy: "storetest", PlacedAt: Start, Scopes: scopes},
+		Hold: lifecycle.Hold{ID: id, Kind: lifecycle.Recall, Reference: "FDA-" + id, Reason: "because of " + id, PlacedBy: "storetest", PlacedAt: Start, Scopes: scopes},
 		Leaf: l,
 	}
 }
@@ -267,11 +267,9 @@ func placement(id string, scopes ...lifecycle.Scope) lifecycle.Placement {
 func onLot(tlc, source string) lifecycle.Scope { return lifecycle.Scope{TLC: tlc, TLCSource: source} }
 func onRecord(id string) lifecycle.Scope       { return lifecycle.Scope{RecordID: id} }
 
-func (k *kit) place(id string, scopes ...lifecycle.Scope) lifecycle.Coverage {
+func (k *kit) place(id string, scopes ...lifecycle.Scope) {
 	k.Helper()
-	c, err := k.Place(k.ctx, placement(id, scopes...))
-	k.ok(err)
-	return c
+	k.ok(k.Place(k.ctx, placement(id, scopes...)))
 }
 
 func (k *kit) release(id string) {

@@ -190,8 +190,9 @@ func oddText(k *kit) {
 				k.Errorf("%+v finds %d", q, n)
 			}
 		}
-		if c := k.place(fmt.Sprintf("hold-%d %s", i, id), onLot(id, id)); c.Covered != 1 {
-			k.Errorf("a hold on lot %q covers %d", id, c.Covered)
+		k.place(fmt.Sprintf("hold-%d %s", i, id), onLot(id, id))
+		if c, err := k.Store.Coverage(k.ctx, lifecycle.Reach{Scopes: []lifecycle.Scope{onLot(id, id)}}); err != nil || c.Covered != 1 {
+			k.Errorf("a hold on lot %q covers %+v, %v", id, c, err)
 		}
 		if _, err := k.Hold(k.ctx, fmt.Sprintf("hold-%d %s", i, id)); err != nil {
 			k.Error(err)

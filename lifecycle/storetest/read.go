@@ -32,6 +32,9 @@ func (k *kit) world() map[string]lifecycle.Sealed {
 	return in
 }
 
+// worldReach is what the open holds of world cover.
+var worldReach = lifecycle.Reach{Scopes: []lifecycle.Scope{onLot("LOT-1", ""), onRecord("b")}}
+
 func rows(k *kit) {
 	in := k.world()
 	for _, c := range []struct {
@@ -69,6 +72,7 @@ func rows(k *kit) {
 		{lifecycle.Query{TLC: "LOT-1", State: lifecycle.Held, To: expired.Add(time.Hour), Limit: 1}, "d"},
 	} {
 		got := ""
+		c.q.Reach = worldReach
 		for r, err := range k.Rows(k.ctx, c.q) {
 			k.ok(err)
 			got += r.RecordID
@@ -107,6 +111,7 @@ func sealed(k *kit) {
 		{lifecycle.Query{TLC: "none"}, ""},
 	} {
 		got := ""
+		c.q.Reach = worldReach
 		for s, err := range k.Sealed(k.ctx, c.q) {
 			k.ok(err)
 			got += s.RecordID
