@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
@@ -158,17 +159,24 @@ func (s *Store) Merge(ctx context.Context, batch []lifecycle.Sealed, holds []lif
 		load.setLeaf(leafID)
 		for _, c := range []struct {
 			into string
-			rows []byte
+			rows copyRows
 		}{
 			{`lotkeeper.records (ingest_leaf, seq, class_no, archive_class_no, month, payload_bytes, record_id, tlc, tlc_source, event_type,
 				event_at, obtained_at, due_at, purge_not_before, location, product, gaps, checksum, content)`, load.records},
 			{`lotkeeper.deks (seq, class_no, wrapped)`, load.deks},
 			{`lotkeeper.payloads (seq, month, sealed)`, load.payloads},
+			{`lotkeeper.lineage (leaf_id, seq, input_tlc, input_source, output_tlc, output_source)`, load.lineage},
 		} {
-			tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(c.rows), `COPY `+c.into+` FROM STDIN (FORMAT binary)`)
-			if err := exactly(len(batch))(tag.RowsAffected(), err); err != nil {
+			if c.rows.n == 0 {
+				continue
+			}
+			tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(c.rows.b), `COPY `+c.into+` FROM STDIN (FORMAT binary)`)
+			if err := exactly(c.rows.n)(tag.RowsAffected(), err); err != nil {
 				return err
 			}
+		}
+		if _, err := tx.exec(ctx, `INSERT INTO lotkeeper.merges (leaf_id, first_seq, records) VALUES ($1, $2, $3)`, leafID, first, int64(len(batch))); err != nil {
+			return err
 		}
 		for i := range holds {
 			if err := insertHold(ctx, tx, &holds[i].Hold); err != nil {
@@ -215,10 +223,10 @@ func (s *Store) classesOf(ctx context.Context, batch []lifecycle.Sealed) (map[st
 // load is a batch as COPY (FORMAT binary) reads it: each row begins with the
 // number of its columns, each column with its length, all in network order.
 type load struct {
-	records, deks, payloads []byte
-	// leaves are where the records' first column is, their leaf: its id is not
-	// known before the lock is got.
-	leaves []int
+	records, deks, payloads, lineage copyRows
+	// Of records and lineage the first column is their leaf, whose id is not known
+	// before the lock is got: these are its places.
+	recordLeaves, lineageLeaves []int
 }
 
 func encode(batch []lifecycle.Sealed, order []int, classes map[string]classRow, first int64) *load {
@@ -227,13 +235,13 @@ func encode(batch []lifecycle.Sealed, order []int, classes map[string]classRow, 
 		deks += len(batch[i].WrappedDEK) + 32
 		payloads += len(batch[i].Payload) + 32
 	}
-	r, d, p := newCopyRows(512*len(batch)), newCopyRows(deks), newCopyRows(payloads)
-	l := &load{leaves: make([]int, 0, len(batch))}
+	r, d, p, e := newCopyRows(512*len(batch)), newCopyRows(deks), newCopyRows(payloads), newCopyRows(0)
+	l := &load{recordLeaves: make([]int, 0, len(batch))}
 	for _, i := range order {
 		s := &batch[i]
 		seq, class := first+int64(i), classes[s.Class]
 		r.row(19)
-		l.leaves = append(l.leaves, len(r.b)+4)
+		l.recordLeaves = append(l.recordLeaves, len(r.b)+4)
 		r.int64(0)
 		r.int64(seq)
 		r.int32(class.no)
@@ -263,30 +271,60 @@ func encode(batch []lifecycle.Sealed, order []int, classes map[string]classRow, 
 		p.int64(seq)
 		p.int32(class.month)
 		p.bytes(s.Payload)
+
+		for _, input := range inputs(s) {
+			e.row(6)
+			l.lineageLeaves = append(l.lineageLeaves, len(e.b)+4)
+			e.int64(0)
+			e.int64(seq)
+			e.text(input.TLC)
+			e.text(input.Source)
+			e.text(s.TLC)
+			e.text(s.TLCSource)
+		}
 	}
-	l.records, l.deks, l.payloads = r.end(), d.end(), p.end()
+	for _, rows := range []*copyRows{r, d, p, e} {
+		rows.end()
+	}
+	l.records, l.deks, l.payloads, l.lineage = *r, *d, *p, *e
 	return l
 }
 
+// inputs are the lots that a record links its own with, each once.
+func inputs(s *lifecycle.Sealed) (out []cte.Lot) {
+	for _, in := range s.Inputs {
+		if own := (cte.Lot{TLC: s.TLC, Source: s.TLCSource}); s.TLC != "" && in.TLC != "" && in != own && !slices.Contains(out, in) {
+			out = append(out, in)
+		}
+	}
+	return out
+}
+
 func (l *load) setLeaf(id int64) {
-	for _, at := range l.leaves {
-		binary.BigEndian.PutUint64(l.records[at:], uint64(id))
+	for _, at := range l.recordLeaves {
+		binary.BigEndian.PutUint64(l.records.b[at:], uint64(id))
+	}
+	for _, at := range l.lineageLeaves {
+		binary.BigEndian.PutUint64(l.lineage.b[at:], uint64(id))
 	}
 }
 
 // copyRows are rows for COPY (FORMAT binary).
-type copyRows struct{ b []byte }
+type copyRows struct {
+	b []byte
+	n int
+}
 
 func newCopyRows(size int) *copyRows {
-	c := &copyRows{make([]byte, 0, size+32)}
+	c := &copyRows{b: make([]byte, 0, size+32)}
 	c.b = append(c.b, "PGCOPY\n\xff\r\n\x00"...)
 	c.b = append(c.b, 0, 0, 0, 0, 0, 0, 0, 0) // no flags, nothing more of a header
 	return c
 }
 
 func (c *copyRows) length(n int)  { c.b = binary.BigEndian.AppendUint32(c.b, uint32(n)) }
-func (c *copyRows) row(n uint16)  { c.b = binary.BigEndian.AppendUint16(c.b, n) }
-func (c *copyRows) end() []byte   { c.row(0xffff); return c.b }
+func (c *copyRows) row(n uint16)  { c.b, c.n = binary.BigEndian.AppendUint16(c.b, n), c.n+1 }
+func (c *copyRows) end()          { c.b = binary.BigEndian.AppendUint16(c.b, 0xffff) }
 func (c *copyRows) int32(v int32) { c.length(4); c.length(int(v)) }
 func (c *copyRows) int64(v int64) {
 	c.length(8)

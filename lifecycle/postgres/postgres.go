@@ -366,13 +366,13 @@ func (s *Store) attempt(ctx context.Context, mode lockMode, fn func(context.Cont
 // inTheWay says that a transaction failed because of another one, and may find
 // another state of things if it is tried again: lock_not_available,
 // deadlock_detected, and the unique_violation of a record that two merges bring
-// at once. The second finds it there when it looks again.
+// at once, or of a case that two place. The second finds it there when it looks again.
 func inTheWay(err error) bool {
 	var e *pgconn.PgError
 	if !errors.As(err, &e) {
 		return false
 	}
-	return e.Code == "55P03" || e.Code == "40P01" || e.Code == "23505" && e.ConstraintName == "records_record_id"
+	return e.Code == "55P03" || e.Code == "40P01" || e.Code == "23505" && (e.ConstraintName == "records_record_id" || e.ConstraintName == "holds_reference")
 }
 
 // wait waits, and says whether to go on. It reads no clock, and nothing is

@@ -169,43 +169,34 @@ func (s *Store) SealedRow(ctx context.Context, id string) (lifecycle.Sealed, err
 // where turns a query into a condition on records r. A parameter that is appended
 // to args has the number of its length.
 func where(q lifecycle.Query) (string, []any) {
-	conds, args := []string{"true"}, []any(nil)
-	add := func(cond string, arg any) {
-		args = append(args, arg)
-		conds = append(conds, fmt.Sprintf(cond, len(args)))
-	}
+	var p params
+	conds := []string{heldIn(q, &p)}
+	add := func(cond string, arg any) { conds = append(conds, fmt.Sprintf(cond, p.add(arg))) }
 	if q.RecordIDs != nil {
-		add(`r.record_id = ANY($%d)`, q.RecordIDs)
+		add(`r.record_id = ANY(%s)`, q.RecordIDs)
 	}
 	if q.TLC != "" {
-		add(`r.tlc = $%d`, q.TLC)
+		add(`r.tlc = %s`, q.TLC)
 	}
 	if q.TLCSource != "" {
-		add(`r.tlc_source = $%d`, q.TLCSource)
+		add(`r.tlc_source = %s`, q.TLCSource)
 	}
 	if q.LotContains != "" {
-		add(`r.tlc ILIKE $%d`, like(q.LotContains))
+		add(`r.tlc ILIKE %s`, like(q.LotContains))
 	}
 	if !q.From.IsZero() {
-		add(`r.event_at >= $%d`, stamp(q.From))
+		add(`r.event_at >= %s`, stamp(q.From))
 	}
 	if !q.To.IsZero() {
-		add(`r.event_at < $%d`, stamp(q.To))
+		add(`r.event_at < %s`, stamp(q.To))
 	}
 	if q.Segment != "" {
-		add(`r.segment_no = (SELECT segment_no FROM lotkeeper.segments WHERE segment_id = $%d)`, q.Segment)
+		add(`r.segment_no = (SELECT segment_no FROM lotkeeper.segments WHERE segment_id = %s)`, q.Segment)
 	}
-	if q.ExceptHeld {
-		conds = append(conds, notHeld)
+	if q.State != "" && q.State != lifecycle.Held {
+		add(`r.state = %s`, string(q.State))
 	}
-	switch q.State {
-	case "":
-	case lifecycle.Held:
-		conds = append(conds, held, `r.state <> 'purged'`)
-	default:
-		add(`r.state = $%d`, string(q.State))
-	}
-	return strings.Join(conds, " AND "), args
+	return strings.Join(conds, " AND "), p
 }
 
 // Of a sequence, so many rows are read at a time, with at most so many bytes of

@@ -150,7 +150,7 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		ids[i], sums[i] = members[i].RecordID, members[i].Checksum[:]
 	}
 	n := 0
-	err := s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
+	err := s.checked(ctx, l, func(ctx context.Context, tx *txn) error {
 		n = 0
 		segmentNo, err := one(ctx, tx, (*columns).int, `SELECT segment_no FROM lotkeeper.segments WHERE segment_id = $1 AND state = 'verified'`, segment)
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -276,44 +276,121 @@ func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, c
 	return ids, nil
 }
 
+// Execute counts before it takes the lock: the members of a condemned class do not
+// change, and whether a hold covers one of them is looked at again under the lock by
+// the version of the holds. To count a million records there would keep a hold
+// waiting for seconds.
 func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]shred.Evidence, error) {
 	var out []shred.Evidence
-	err := s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
-		out = nil
-		// Unverified counts every member that does not have its copy elsewhere:
-		// one that is active but says this class, and one that is archived in a
-		// segment which is not verified. It looks at the records, DEKs at the
-		// DEKs: two witnesses.
-		found, err := all(ctx, tx, func(c *columns) shred.Evidence {
-			return shred.Evidence{Class: c.text(), ClosesAt: c.time(), Now: now, IntentLeaf: c.int(), DEKs: int(c.int()), Unverified: int(c.int())}
-		}, `SELECT class_id, closes_at, intent_leaf,
-				(SELECT count(*) FROM lotkeeper.deks d WHERE d.class_no = c.class_no),
-				(SELECT count(*) FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf = 0)
-				+ (SELECT count(*) FROM lotkeeper.records r LEFT JOIN lotkeeper.segments g ON g.segment_no = r.segment_no
-				    WHERE r.class_no = c.class_no AND r.archive_leaf <> 0 AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled'))
-			FROM lotkeeper.classes c WHERE class_id = ANY($1) AND state IN ('condemned', 'executing') ORDER BY class_no`, classes)
-		if err != nil {
-			return err
-		}
-		var ids []string
-		for _, e := range found {
-			if e.DEKs == 0 && e.Unverified == 0 && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
-				out, ids = append(out, e), append(ids, e.Class)
+	err := s.untilTraced(ctx, func(budget int) error {
+		var counted []shred.Evidence
+		var version string
+		if err := s.snapshot(ctx, func(tx pgx.Tx) (err error) {
+			if version, err = holdsVersion(ctx, tx); err != nil {
+				return err
 			}
-		}
-		if len(ids) == 0 {
-			return nil
-		}
-		if _, err := tx.exec(ctx, `UPDATE lotkeeper.classes SET state = 'executing' WHERE class_id = ANY($1) AND state = 'condemned'`, ids); err != nil {
+			counted, err = countClasses(ctx, tx, now, classes)
+			return err
+		}); err != nil {
 			return err
 		}
-		_, err = tx.appendLeaf(ctx, leaf.With("classes", ids))
-		return err
+		return s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
+			if err := tx.ensureTraced(ctx, budget); err != nil {
+				return err
+			}
+			still, err := holdsVersion(ctx, tx)
+			if err != nil {
+				return err
+			}
+			if still != version {
+				if budget == traceBudget {
+					return errBehind
+				}
+				// It has come to this five times: now the holds wait.
+				if counted, err = countClasses(ctx, tx, now, classes); err != nil {
+					return err
+				}
+			}
+			out, err = tx.execute(ctx, now, counted, leaf)
+			return err
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("couldn't execute %d classes: %w", len(classes), err)
 	}
 	return out, nil
+}
+
+// holdsVersion changes with whatever makes another record held, and with releases.
+func holdsVersion(ctx context.Context, q querier) (string, error) {
+	v, err := one(ctx, q, (*columns).text, `SELECT concat_ws(' ', (SELECT count(*) FROM lotkeeper.hold_scopes), (SELECT max(scope_no) FROM lotkeeper.hold_scopes),
+		(SELECT sum(lots) FROM lotkeeper.hold_traces), (SELECT count(*) FROM lotkeeper.holds WHERE released_at <> ''))`)
+	if err != nil {
+		return "", fmt.Errorf("couldn't read the version of the holds: %w", err)
+	}
+	return v, nil
+}
+
+// countClasses counts what speaks against the destruction of classes that are
+// condemned or executing. Unverified are members that do not have their copy
+// elsewhere: one that is active but says this class, and one that is archived in a
+// segment which is not verified. It looks at the records, DEKs at the DEKs: two
+// witnesses. Held are members of a condemned class that an open hold covers: of one
+// that is executing, the key may be gone already, and the hold came too late for it.
+func countClasses(ctx context.Context, q querier, now time.Time, classes []string) ([]shred.Evidence, error) {
+	out, err := all(ctx, q, func(c *columns) shred.Evidence {
+		return shred.Evidence{Class: c.text(), ClosesAt: c.time(), Now: now, IntentLeaf: c.int(), DEKs: int(c.int()), Unverified: int(c.int())}
+	}, `SELECT class_id, closes_at, intent_leaf,
+			(SELECT count(*) FROM lotkeeper.deks d WHERE d.class_no = c.class_no),
+			(SELECT count(*) FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf = 0)
+			+ (SELECT count(*) FROM lotkeeper.records r LEFT JOIN lotkeeper.segments g ON g.segment_no = r.segment_no
+			    WHERE r.class_no = c.class_no AND r.archive_leaf <> 0 AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled'))
+		FROM lotkeeper.classes c WHERE class_id = ANY($1) AND state IN ('condemned', 'executing') ORDER BY class_id`, classes)
+	if err != nil {
+		return nil, err
+	}
+	open, err := one(ctx, q, (*columns).int, `SELECT count(*) FROM (SELECT FROM lotkeeper.holds WHERE released_at = '' LIMIT 1) h`)
+	if err != nil || open == 0 {
+		return out, err
+	}
+	ofClass := map[string]int{}
+	if err := each(ctx, q, func(c *columns) { ofClass[c.text()] = int(c.int()) }, `SELECT c.class_id, count(*) FROM lotkeeper.classes c JOIN lotkeeper.records r ON r.class_no = c.class_no
+		WHERE c.class_id = ANY($1) AND c.state = 'condemned' AND r.state <> 'purged' AND `+held+` GROUP BY c.class_id`, classes); err != nil {
+		return nil, err
+	}
+	for i := range out {
+		out[i].Held = ofClass[out[i].Class]
+	}
+	return out, nil
+}
+
+// execute moves the classes that nothing speaks against to executing. DEKs and
+// active members are looked for once more: there must be none, which is quick.
+func (tx *txn) execute(ctx context.Context, now time.Time, counted []shred.Evidence, leaf lifecycle.Leaf) ([]shred.Evidence, error) {
+	var out []shred.Evidence
+	var ids []string
+	for _, e := range counted {
+		if e.DEKs == 0 && e.Unverified == 0 && e.Held == 0 && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
+			out, ids = append(out, e), append(ids, e.Class)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	sound, err := one(ctx, tx, (*columns).int, `SELECT count(*) FROM lotkeeper.classes c WHERE class_id = ANY($1) AND state IN ('condemned', 'executing')
+		AND NOT EXISTS (SELECT FROM lotkeeper.deks d WHERE d.class_no = c.class_no)
+		AND NOT EXISTS (SELECT FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf = 0)`, ids)
+	if err != nil {
+		return nil, err
+	}
+	if int(sound) != len(ids) {
+		return nil, fmt.Errorf("of %d condemned classes %d are not as they were counted: %w", len(ids), len(ids)-int(sound), lifecycle.ErrMoved)
+	}
+	if _, err := tx.exec(ctx, `UPDATE lotkeeper.classes SET state = 'executing' WHERE class_id = ANY($1) AND state = 'condemned'`, ids); err != nil {
+		return nil, err
+	}
+	_, err = tx.appendLeaf(ctx, leaf.With("classes", ids))
+	return out, err
 }
 
 func (s *Store) Destroyed(ctx context.Context, l lifecycle.Lease, classes []string, at time.Time, epoch uint64, leaf lifecycle.Leaf) error {

@@ -1,0 +1,305 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+)
+
+// The closure of a traced scope, hold_lots, is what the destructive statements look
+// lots up in. It only grows, and may be incomplete at any time: ensureTraced, which
+// they begin with, completes it under the lock, from base rows. That is little if
+// TraceHolds was there before.
+//
+// It is complete when each of its lots is expanded (up to expanded_to: the lots that
+// a link connects it with are in) and all that has arrived was considered (up to
+// the leaf traced_to: links that touch a lot that was expanded before them, and
+// records that begin a trace). Leaves are numbered under the lock, shared by those
+// that merge. So who has it exclusively knows that nothing with a lower number is
+// still on its way, and who remembers the highest number from then does too.
+
+// traceBudget is how many links and lots are looked at while the lock is held, and
+// between one step of TraceHolds and the next.
+const traceBudget = 5000
+
+// errBehind: a closure needs more steps than may be taken under the lock.
+var errBehind = errors.New("the traces of the holds are behind")
+
+// traced is a traced scope of an open hold.
+type traced struct {
+	no    int64
+	scope lifecycle.Scope
+}
+
+// exactLot: the trace starts from the lot that is named, and nothing else can
+// begin it.
+func exactLot(s lifecycle.Scope) bool { return s.TLC != "" && s.OnLots() }
+
+// behind lists the traced scopes of open holds whose closure is not complete up to
+// the newest merge that is seen.
+func behind(ctx context.Context, q querier) ([]traced, error) {
+	out, err := all(ctx, q, func(c *columns) traced { return traced{c.int(), scanScope(c)} }, `SELECT s.scope_no, `+scopeColumns+`
+		FROM lotkeeper.hold_traces t JOIN lotkeeper.hold_scopes s USING (scope_no)`+ofOpenHold+`
+		WHERE t.traced_to < (SELECT coalesce(max(leaf_id), 0) FROM lotkeeper.lineage)
+		   OR (s.tlc IS NULL OR coalesce(s.record_id, s.location, s.product, s.event_type, s.from_at, s.to_at) IS NOT NULL)
+		      AND t.traced_to < (SELECT coalesce(max(leaf_id), 0) FROM lotkeeper.merges)
+		   OR EXISTS (SELECT FROM lotkeeper.hold_lots l WHERE l.scope_no = t.scope_no AND l.lot_no > t.expanded_to)
+		ORDER BY s.scope_no`)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't look for holds to trace: %w", err)
+	}
+	return out, nil
+}
+
+// newestMerge is the leaf of the newest merge that is seen.
+func newestMerge(ctx context.Context, q querier) (int64, error) {
+	return one(ctx, q, (*columns).int, `SELECT coalesce(max(leaf_id), 0) FROM lotkeeper.merges`)
+}
+
+// TraceHolds takes its steps one transaction each. They share the lock, so that a
+// hold need not wait for them.
+func (s *Store) TraceHolds(ctx context.Context) error {
+	scopes, err := behind(ctx, s.pool)
+	if err != nil || len(scopes) == 0 {
+		return err
+	}
+	// Whatever has a lower number than what is seen here is committed: nobody else
+	// has the lock.
+	var newest int64
+	if err := s.write(ctx, exclusive, func(ctx context.Context, tx *txn) (err error) {
+		newest, err = newestMerge(ctx, tx)
+		return err
+	}); err != nil {
+		return fmt.Errorf("couldn't trace holds: %w", err)
+	}
+	for _, sc := range scopes {
+		for done := false; !done; {
+			if err := s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
+				budget := traceBudget
+				done, err = tx.follow(ctx, sc, newest, &budget, true)
+				return err
+			}); err != nil {
+				return fmt.Errorf("couldn't trace scope %q: %w", sc.scope, err)
+			}
+		}
+	}
+	return nil
+}
+
+// checked is a transaction of a sweep that has the lock for itself and may ask what
+// is held.
+func (s *Store) checked(ctx context.Context, l lifecycle.Lease, fn func(context.Context, *txn) error) error {
+	return s.untilTraced(ctx, func(budget int) error {
+		return s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
+			if err := tx.ensureTraced(ctx, budget); err != nil {
+				return err
+			}
+			return fn(ctx, tx)
+		})
+	})
+}
+
+// untilTraced tries a transaction that answers errBehind, or that what it was
+// prepared with is out of date, again after the traces were brought up to date. The
+// last time it has no budget: however much arrives meanwhile, it comes to an end.
+func (s *Store) untilTraced(ctx context.Context, try func(budget int) error) error {
+	for budget, round := traceBudget, 1; ; round++ {
+		if round == 5 {
+			budget = math.MaxInt
+		}
+		err := try(budget)
+		if !errors.Is(err, errBehind) {
+			return err
+		}
+		if err := s.TraceHolds(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// ensureTraced completes the closures of all open holds. The transaction has the
+// lock for itself. errBehind if that takes more than the budget.
+func (tx *txn) ensureTraced(ctx context.Context, budget int) error {
+	scopes, err := behind(ctx, tx)
+	if err != nil || len(scopes) == 0 {
+		return err
+	}
+	newest, err := newestMerge(ctx, tx)
+	if err != nil {
+		return err
+	}
+	for _, sc := range scopes {
+		done, err := tx.follow(ctx, sc, newest, &budget, false)
+		if err != nil {
+			return fmt.Errorf("couldn't trace scope %q: %w", sc.scope, err)
+		}
+		if !done {
+			return errBehind
+		}
+	}
+	return nil
+}
+
+// follow brings one closure up to a leaf, and says whether it came to the end: when
+// the budget is spent it stops, at a place where it can be gone on from. A lot that
+// has more links than the budget takes is expanded only with large set.
+//
+// The row of hold_traces stays locked, so nobody else works at the closure, and lots
+// are numbered in the order in which they are committed.
+func (tx *txn) follow(ctx context.Context, sc traced, newest int64, budget *int, large bool) (bool, error) {
+	tracedTo, expandedTo := int64(0), int64(0)
+	if err := each(ctx, tx, func(c *columns) { tracedTo, expandedTo = c.int(), c.int() },
+		`SELECT traced_to, expanded_to FROM lotkeeper.hold_traces WHERE scope_no = $1 FOR UPDATE`, sc.no); err != nil {
+		return false, err
+	}
+	for tracedTo < newest {
+		if *budget <= 0 {
+			return false, nil
+		}
+		to, err := tx.consider(ctx, sc, tracedTo, newest, expandedTo > 0, budget)
+		if err != nil {
+			return false, err
+		}
+		tracedTo = to
+	}
+	for {
+		// The lots to expand next: as many as have no more links than the budget
+		// takes.
+		next, links, any := expandedTo, int64(0), false
+		if err := each(ctx, tx, func(c *columns) {
+			no, n := c.int(), c.int()
+			if links += n; links <= int64(*budget) || large && !any {
+				next = no
+			}
+			any = true
+		}, `SELECT l.lot_no, `+countLinks(sc.scope.Trace, *budget)+` FROM (SELECT * FROM lotkeeper.hold_lots WHERE scope_no = $1 AND lot_no > $2 ORDER BY lot_no LIMIT 1000) l ORDER BY l.lot_no`,
+			sc.no, expandedTo); err != nil {
+			return false, err
+		}
+		if !any {
+			return true, nil
+		}
+		if *budget <= 0 || next == expandedTo {
+			return false, nil
+		}
+		n, err := tx.insertLots(ctx, sc, `l.lot_no > $2 AND l.lot_no <= $3`, expandedTo, next)
+		if err != nil {
+			return false, err
+		}
+		*budget -= 1 + int(n)
+		expandedTo = next
+		if _, err := tx.exec(ctx, `UPDATE lotkeeper.hold_traces SET expanded_to = $2, lots = lots + $3 WHERE scope_no = $1`, sc.no, expandedTo, n); err != nil {
+			return false, err
+		}
+	}
+}
+
+// ways are the ends of a link that a trace goes from and to.
+func ways(t lifecycle.Trace) (out [][2]string) {
+	if t == lifecycle.Forward || t == lifecycle.Both {
+		out = append(out, [2]string{"input", "output"})
+	}
+	if t == lifecycle.Backward || t == lifecycle.Both {
+		out = append(out, [2]string{"output", "input"})
+	}
+	return out
+}
+
+// touches: a lot l of the closure is at this end of the link e.
+func touches(end string) string {
+	return fmt.Sprintf(`e.%[1]s_tlc = l.tlc AND (l.tlc_source = '' OR e.%[1]s_source = '' OR e.%[1]s_source = l.tlc_source)`, end)
+}
+
+// countLinks counts the links of a lot l, as far as it matters.
+func countLinks(t lifecycle.Trace, most int) string {
+	var counts []string
+	for _, w := range ways(t) {
+		counts = append(counts, fmt.Sprintf(`(SELECT count(*) FROM (SELECT FROM lotkeeper.lineage e WHERE %s LIMIT %d) n)`, touches(w[0]), max(1, min(most, 1<<30))))
+	}
+	return strings.Join(counts, " + ")
+}
+
+// insertLots adds the lots that links lead to from lots l of the closure: those
+// links e and lots l that the condition names. $1 is the scope.
+func (tx *txn) insertLots(ctx context.Context, sc traced, cond string, args ...any) (int64, error) {
+	total := int64(0)
+	for _, w := range ways(sc.scope.Trace) {
+		n, err := tx.exec(ctx, fmt.Sprintf(`INSERT INTO lotkeeper.hold_lots (scope_no, tlc, tlc_source)
+			SELECT DISTINCT $1::bigint, e.%[1]s_tlc, e.%[1]s_source FROM lotkeeper.hold_lots l JOIN lotkeeper.lineage e ON %[2]s
+			WHERE l.scope_no = $1 AND %[3]s ON CONFLICT (scope_no, tlc, tlc_source) DO NOTHING`, w[1], touches(w[0]), cond), append([]any{sc.no}, args...)...)
+		if err != nil {
+			return total, err
+		}
+		total += n
+	}
+	return total, nil
+}
+
+// consider takes in what arrived after a leaf, up to newest or, if that is much, up
+// to one on the way, which it returns.
+func (tx *txn) consider(ctx context.Context, sc traced, from, newest int64, expanded bool, budget *int) (int64, error) {
+	to, added := newest, int64(0)
+	upTo := func(table string, rows int) error {
+		last, err := all(ctx, tx, (*columns).int, fmt.Sprintf(`SELECT leaf_id FROM lotkeeper.%s WHERE leaf_id > $1 AND leaf_id <= $2 ORDER BY leaf_id LIMIT 1 OFFSET %d`, table, rows-1), from, to)
+		if err == nil && len(last) > 0 {
+			to = last[0]
+		}
+		return err
+	}
+	if expanded || sc.scope.TLCPrefix != "" {
+		if err := upTo("lineage", 1000); err != nil {
+			return 0, err
+		}
+	}
+	if starts := startsFrom(sc.scope); starts != "" {
+		if sc.scope.RecordID == "" { // which would be looked up
+			// A merge is of a few thousand records.
+			if err := upTo("merges", 1); err != nil {
+				return 0, err
+			}
+		}
+		n, err := tx.exec(ctx, `INSERT INTO lotkeeper.hold_lots (scope_no, tlc, tlc_source) `+starts+` ON CONFLICT (scope_no, tlc, tlc_source) DO NOTHING`, sc.no, from, to)
+		if err != nil {
+			return 0, err
+		}
+		added += n
+	}
+	if expanded {
+		n, err := tx.insertLots(ctx, sc, `e.leaf_id > $2 AND e.leaf_id <= $3`, from, to)
+		if err != nil {
+			return 0, err
+		}
+		added += n
+	}
+	*budget -= 1000 + int(added)
+	_, err := tx.exec(ctx, `UPDATE lotkeeper.hold_traces SET traced_to = $2, lots = lots + $3 WHERE scope_no = $1`, sc.no, to, added)
+	return to, err
+}
+
+// startsFrom selects the lots that a scope's trace starts from, among what arrived
+// in ($2, $3]. A record that lacks a source is taken for one of the scope's, and not
+// for one of any.
+func startsFrom(s lifecycle.Scope) string {
+	if exactLot(s) {
+		return "" // from the lot that is named, which is in from the beginning
+	}
+	if s.RecordID != "" {
+		return `SELECT s.scope_no, r.tlc, coalesce(nullif(s.tlc_source, ''), r.tlc_source) FROM lotkeeper.hold_scopes s JOIN lotkeeper.records r ON r.record_id = s.record_id
+			WHERE s.scope_no = $1 AND $2::bigint < $3::bigint AND r.tlc <> '' AND ` + conditions
+	}
+	const lot = `SELECT DISTINCT s.scope_no, %[1]s_tlc, coalesce(nullif(s.tlc_source, ''), %[1]s_source) FROM lotkeeper.hold_scopes s, `
+	starts := `SELECT DISTINCT s.scope_no, r.tlc, coalesce(nullif(s.tlc_source, ''), r.tlc_source) FROM lotkeeper.hold_scopes s, lotkeeper.merges m,
+		LATERAL (SELECT * FROM lotkeeper.records r WHERE r.seq >= m.first_seq AND r.seq < m.first_seq + m.records OFFSET 0) r
+		WHERE s.scope_no = $1 AND m.leaf_id > $2 AND m.leaf_id <= $3 AND r.tlc <> '' AND ` + conditions
+	if s.OnLots() {
+		for _, end := range []string{"e.input", "e.output"} {
+			starts += ` UNION ` + fmt.Sprintf(lot+`lotkeeper.lineage e WHERE s.scope_no = $1 AND e.leaf_id > $2 AND e.leaf_id <= $3
+				AND starts_with(%[1]s_tlc, s.tlc_prefix) AND (coalesce(s.tlc_source, '') = '' OR %[1]s_source = '' OR %[1]s_source = s.tlc_source)`, end)
+		}
+	}
+	return starts
+}
