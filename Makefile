@@ -22,7 +22,7 @@ RACE := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
 # only the tests in which something runs at once.
 CONCURRENT := TestGate|TestHoldAmong|TestWait|TestStore/.*(Concurrent|OneRun|Snapshot)
 
-.PHONY: help build demo test test-short servers postgres lint bench bench-servers bench-embedded fuzz clean
+.PHONY: help build demo test test-short servers postgres lint bench bench-servers bench-embedded bench-holds fuzz clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -63,7 +63,7 @@ lint: $(LINTER) $(DEADCODE) ## check format, vet, style, dead code, and that no 
 	$(LINTER) run ./...
 	@out="$$($(DEADCODE) -test ./...)"; test -z "$$out" || { echo "$$out"; exit 1; }
 
-bench: bench-servers bench-embedded ## measure 1,000,000 records on both of the following (RECORDS=100000 for fewer)
+bench: bench-servers bench-embedded bench-holds ## measure 1,000,000 records on each of the following (RECORDS=100000 for fewer)
 
 bench-servers: build postgres $(MINIO) $(AGE) ## PostgreSQL and MinIO, beside a shell pipeline: rows/s, peak memory, requests
 	@missing=$$(for p in psql zstd curl xxd; do command -v $$p >/dev/null || echo $$p; done); \
@@ -72,6 +72,9 @@ bench-servers: build postgres $(MINIO) $(AGE) ## PostgreSQL and MinIO, beside a 
 
 bench-embedded: build ## SQLite and a directory: ingest, sweep half of it, read
 	$(GO) run ./integration/bench -on embedded -records $(RECORDS)
+
+bench-holds: build postgres $(MINIO) ## how long a hold takes to place while a sweep, an ingest and an export run
+	$(GO) run ./integration/bench -on holds -records $(RECORDS)
 
 fuzz: ## run each fuzzer for half a minute
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r f; do \

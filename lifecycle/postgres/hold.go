@@ -19,15 +19,18 @@ import (
 // that has the lock, once it has brought the traces up to date (ensureTraced). They
 // are written apart from lifecycle.HoldSet and from the guards' lotkeeper.matches on
 // purpose: the planner's check, the destructive statements' and the guards' must not
-// share a mistake. Four conditions, and not one with OR in it: negated, each is an
-// anti-join.
+// share a mistake.
+//
+// OFFSET 0 keeps the planner from making joins of them, which it does the wrong way
+// round where it does not know how many holds there are: each record is looked up
+// for itself, by its id and its lot.
 const (
 	ofOpenHold   = ` JOIN lotkeeper.holds h ON h.hold_no = s.hold_no AND h.released_at = '' `
-	heldByRecord = `EXISTS (SELECT FROM lotkeeper.hold_scopes s` + ofOpenHold + `WHERE s.record_id = r.record_id AND ` + conditions + `)`
-	heldByLot    = `EXISTS (SELECT FROM lotkeeper.hold_scopes s` + ofOpenHold + `WHERE s.tlc = r.tlc AND s.record_id IS NULL AND ` + conditions + `)`
-	heldByRest   = `EXISTS (SELECT FROM lotkeeper.hold_scopes s` + ofOpenHold + `WHERE s.record_id IS NULL AND s.tlc IS NULL AND ` + conditions + `)`
+	heldByRecord = `EXISTS (SELECT FROM lotkeeper.hold_scopes s` + ofOpenHold + `WHERE s.record_id = r.record_id AND ` + conditions + ` OFFSET 0)`
+	heldByLot    = `EXISTS (SELECT FROM lotkeeper.hold_scopes s` + ofOpenHold + `WHERE s.tlc = r.tlc AND s.record_id IS NULL AND ` + conditions + ` OFFSET 0)`
+	heldByRest   = `EXISTS (SELECT FROM lotkeeper.hold_scopes s` + ofOpenHold + `WHERE s.record_id IS NULL AND s.tlc IS NULL AND ` + conditions + ` OFFSET 0)`
 	heldByTrace  = `EXISTS (SELECT FROM lotkeeper.hold_lots l JOIN lotkeeper.hold_scopes s ON s.scope_no = l.scope_no` + ofOpenHold + `
-		WHERE l.tlc = r.tlc AND (l.tlc_source = '' OR r.tlc_source = '' OR l.tlc_source = r.tlc_source))`
+		WHERE l.tlc = r.tlc AND (l.tlc_source = '' OR r.tlc_source = '' OR l.tlc_source = r.tlc_source) OFFSET 0)`
 	held    = `(` + heldByRecord + ` OR ` + heldByLot + ` OR ` + heldByRest + ` OR ` + heldByTrace + `)`
 	notHeld = `NOT ` + heldByRecord + ` AND NOT ` + heldByLot + ` AND NOT ` + heldByRest + ` AND NOT ` + heldByTrace
 )

@@ -303,10 +303,10 @@ func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, c
 				return err
 			}
 			if still != version {
-				if budget == traceBudget {
+				if budget == lockedBudget {
 					return errBehind
 				}
-				// It has come to this five times: now the holds wait.
+				// It has come to this each time: now the holds wait.
 				if counted, err = countClasses(ctx, tx, now, classes); err != nil {
 					return err
 				}

@@ -22,9 +22,13 @@ import (
 // that merge. So who has it exclusively knows that nothing with a lower number is
 // still on its way, and who remembers the highest number from then does too.
 
-// traceBudget is how many links and lots are looked at while the lock is held, and
-// between one step of TraceHolds and the next.
-const traceBudget = 5000
+const (
+	// traceBudget is how many lots are added between one step of TraceHolds and the
+	// next.
+	traceBudget = 5000
+	// lockedBudget is how many while a hold waits for the lock.
+	lockedBudget = 500
+)
 
 // errBehind: a closure needs more steps than may be taken under the lock.
 var errBehind = errors.New("the traces of the holds are behind")
@@ -103,19 +107,19 @@ func (s *Store) checked(ctx context.Context, l lifecycle.Lease, fn func(context.
 	})
 }
 
-// untilTraced tries a transaction that answers errBehind, or that what it was
-// prepared with is out of date, again after the traces were brought up to date. The
-// last time it has no budget: however much arrives meanwhile, it comes to an end.
+// untilTraced tries a transaction, after the traces were brought up to date, and once
+// more when it answers errBehind: so much, or something that it was prepared with,
+// has changed meanwhile. The last time it has no budget: however much arrives, it
+// comes to an end.
 func (s *Store) untilTraced(ctx context.Context, try func(budget int) error) error {
-	for budget, round := traceBudget, 1; ; round++ {
+	for budget, round := lockedBudget, 1; ; round++ {
 		if round == 5 {
 			budget = math.MaxInt
 		}
-		err := try(budget)
-		if !errors.Is(err, errBehind) {
+		if err := s.TraceHolds(ctx); err != nil {
 			return err
 		}
-		if err := s.TraceHolds(ctx); err != nil {
+		if err := try(budget); !errors.Is(err, errBehind) {
 			return err
 		}
 	}
@@ -275,7 +279,7 @@ func (tx *txn) consider(ctx context.Context, sc traced, from, newest int64, expa
 		}
 		added += n
 	}
-	*budget -= 1000 + int(added)
+	*budget -= 100 + int(added)
 	_, err := tx.exec(ctx, `UPDATE lotkeeper.hold_traces SET traced_to = $2, lots = lots + $3 WHERE scope_no = $1`, sc.no, to, added)
 	return to, err
 }
