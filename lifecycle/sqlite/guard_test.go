@@ -248,8 +248,15 @@ func TestGuards(t *testing.T) {
 		refused(fmt.Sprintf(`UPDATE hold_scopes SET %s = 99`, column))
 	}
 	accepted(`INSERT INTO hold_scopes (hold_no, record_id) VALUES (1, 'r-1')`) // a hold may be extended
-	refused(`INSERT INTO hold_scopes (hold_no, record_id, tlc, tlc_source) VALUES (1, 'r-1', 'L', '')`)
+	accepted(`INSERT INTO hold_scopes (hold_no, record_id, tlc, trace) VALUES (1, 'r-1', 'L', 'both')`)
+	accepted(`INSERT INTO hold_scopes (hold_no, everything) VALUES (1, 1)`)
 	refused(`INSERT INTO hold_scopes (hold_no) VALUES (1)`)
+	refused(`INSERT INTO hold_scopes (hold_no, tlc) VALUES (1, '')`)
+	refused(`INSERT INTO hold_scopes (hold_no, tlc, tlc_prefix) VALUES (1, 'L', 'L')`)
+	refused(`INSERT INTO hold_scopes (hold_no, location, tlc_source) VALUES (1, 'FAC', 'S')`)
+	refused(`INSERT INTO hold_scopes (hold_no, everything, location) VALUES (1, 1, 'FAC')`)
+	refused(`INSERT INTO hold_scopes (hold_no, everything, trace) VALUES (1, 1, 'both')`)
+	refused(`INSERT INTO hold_scopes (hold_no, tlc, trace) VALUES (1, 'L', 'sideways')`)
 
 	// The trail.
 	for _, column := range []string{"leaf_id", "at", "actor", "action", "run_id", "subject", "body"} {

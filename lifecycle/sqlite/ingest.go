@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
@@ -151,6 +152,9 @@ func (s *Store) Merge(ctx context.Context, batch []lifecycle.Sealed, holds []lif
 		}); err != nil {
 			return err
 		}
+		if err := insertLineage(ctx, tx, leafID, seq, batch); err != nil {
+			return err
+		}
 		for i := range holds {
 			if err := insertHold(ctx, tx, &holds[i].Hold); err != nil {
 				return err
@@ -166,6 +170,34 @@ func (s *Store) Merge(ctx context.Context, batch []lifecycle.Sealed, holds []lif
 		return lifecycle.MergeResult{}, fmt.Errorf("couldn't merge %d records: %w", len(batch), err)
 	}
 	return res, nil
+}
+
+// insertLineage writes what the records of a merge say their lots were made from,
+// each input of a record once. What is of no lot was not made into one, and that a
+// lot was made from itself says nothing.
+func insertLineage(ctx context.Context, tx *sql.Tx, leafID int64, seq func(int) int64, batch []lifecycle.Sealed) error {
+	if _, err := tx.ExecContext(ctx, `INSERT INTO merges (leaf_id, first_seq, records) VALUES (?, ?, ?)`, leafID, seq(0), len(batch)); err != nil {
+		return fmt.Errorf("couldn't note which records came with leaf %d: %w", leafID, err)
+	}
+	type link struct {
+		record int
+		input  cte.Lot
+	}
+	var links []link
+	for i := range batch {
+		r := &batch[i]
+		for n, in := range r.Inputs {
+			itself := in == cte.Lot{TLC: r.TLC, Source: r.TLCSource}
+			if r.TLC != "" && in.TLC != "" && !itself && !slices.Contains(r.Inputs[:n], in) {
+				links = append(links, link{i, in})
+			}
+		}
+	}
+	return insert(ctx, tx, `lineage (seq, leaf_id, input_tlc, input_source, output_tlc, output_source)`, len(links), func(n int) []any {
+		l := links[n]
+		r := &batch[l.record]
+		return []any{seq(l.record), leafID, l.input.TLC, l.input.Source, r.TLC, r.TLCSource}
+	})
 }
 
 // insert inserts n rows, many a statement: a statement costs more than a row.

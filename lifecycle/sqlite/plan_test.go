@@ -110,8 +110,9 @@ var fullScans = map[string]string{
 // selective are the filters of a Query by which few rows are found.
 var selective = regexp.MustCompile(`r\.record_id IN|r\.tlc = \?|r\.segment_no = \(`)
 
-// small tables may be read whole: they have one row, or one a class or kind.
-var small = []string{"j", "json_each", "CONSTANT", "hit", "meta", "leases", "l", "classes", "c", "vaults", "v"}
+// small tables may be read whole: they have one row, or one a class, kind, or scope
+// with a trace.
+var small = []string{"j", "json_each", "CONSTANT", "hit", "meta", "leases", "classes", "c", "vaults", "v", "hold_traces", "t"}
 
 // TestPlans looks at the plan of every statement that the whole suite makes: none
 // reads a table from end to end that should not, neither on a new database nor on
@@ -193,6 +194,12 @@ func explain(t *testing.T, s *Store, query string, params int) {
 			t.Fatal(err)
 		}
 		plan = append(plan, detail)
+		if strings.HasSuffix(detail, "USING INDEX hold_scopes_general") {
+			continue // as many as there are scopes without a record and a lot, of people's making
+		}
+		if detail == "SCAN s" && strings.Contains(query, "FROM asked s") {
+			continue // the scopes that are asked about
+		}
 		if m := scan.FindStringSubmatch(detail); m != nil && !slices.Contains(small, m[1]) {
 			bad = true
 		}

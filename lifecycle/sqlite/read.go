@@ -96,13 +96,14 @@ func where(q lifecycle.Query) (string, []any) {
 	if q.Segment != "" {
 		add(`r.segment_no = (SELECT segment_no FROM segments WHERE segment_id = ?)`, q.Segment)
 	}
+	query, reach := hits(q.Reach)
 	if q.ExceptHeld {
-		add(`NOT ` + heldRecord)
+		add(`r.seq NOT IN (`+query+`)`, reach...)
 	}
 	switch q.State {
 	case "":
 	case lifecycle.Held:
-		add(heldRecord + ` AND r.state <> 'purged'`)
+		add(`r.seq IN (`+query+`) AND r.state <> 'purged'`, reach...)
 	default:
 		add(`r.state = ?`, string(q.State))
 	}

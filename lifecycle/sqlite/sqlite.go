@@ -308,6 +308,14 @@ const layout = "2006-01-02T15:04:05.000000000Z"
 // stamp is a time as it is stored: of fixed width, so that text sorts as time.
 func stamp(t time.Time) string { return t.UTC().Format(layout) }
 
+// maybeStamp is stamp for a time that may be zero, stored as nothing.
+func maybeStamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return stamp(t)
+}
+
 // at scans a stored time into a time.Time. Anything but what stamp writes is an
 // error: a time that somebody has edited must not read as long ago.
 func at(t *time.Time) sql.Scanner { return (*stampScanner)(t) }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -240,7 +241,7 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		return 0, err
 	}
 	n := 0
-	err = s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+	err = s.tracedFenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
 		n = 0
 		var segmentNo int64
 		if err := tx.QueryRowContext(ctx, `SELECT segment_no FROM segments WHERE segment_id = ? AND state = 'verified'`, segment).Scan(&segmentNo); err != nil {
@@ -398,39 +399,112 @@ func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, c
 	return ids, nil
 }
 
+// errHeldMore: the holds may cover more than when the members were looked at.
+var errHeldMore = errors.New("the holds cover more than before")
+
+// holdsVersion changes whenever an open hold comes to cover a record that was there
+// before. That a release makes it less is for the next to see.
+func holdsVersion(ctx context.Context, q querier) (v [2]int64, err error) {
+	err = q.QueryRowContext(ctx, `SELECT (SELECT coalesce(max(scope_no), 0) FROM hold_scopes), (SELECT coalesce(sum(lots), 0) FROM hold_traces)`).Scan(&v[0], &v[1])
+	return v, err
+}
+
+// evidence is what speaks for the destruction of classes, and against it. Unverified
+// counts every member that does not have its copy elsewhere: one that is active but
+// says this class, and one that is archived in a segment which is not verified. It
+// looks at the records, DEKs at the DEKs: two witnesses. One member under a hold is
+// as good as many.
+func evidence(ctx context.Context, q querier, now time.Time, classes []string) ([]shred.Evidence, error) {
+	rows, err := q.QueryContext(ctx, `SELECT class_id, closes_at, intent_leaf,
+			(SELECT count(*) FROM deks d WHERE d.class_no = c.class_no),
+			(SELECT count(*) FROM records r WHERE r.class_no = c.class_no AND r.state = 'active')
+			+ (SELECT count(*) FROM records r LEFT JOIN segments g ON g.segment_no = r.segment_no
+			    WHERE r.class_no = c.class_no AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled')),
+			EXISTS (SELECT 1 FROM records r WHERE r.class_no = c.class_no AND `+heldRecord+`)
+		FROM classes c WHERE class_id IN (SELECT value FROM json_each(?)) AND state IN ('condemned', 'executing') ORDER BY class_no`, list(classes))
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, func(rows *sql.Rows) (shred.Evidence, error) {
+		e := shred.Evidence{Now: now}
+		err := rows.Scan(&e.Class, at(&e.ClosesAt), &e.IntentLeaf, &e.DEKs, &e.Unverified, &e.Held)
+		return e, err
+	})
+}
+
 func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]shred.Evidence, error) {
-	var out []shred.Evidence
-	err := s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
-		out = nil
-		// Unverified counts every member that does not have its copy elsewhere:
-		// one that is active but says this class, and one that is archived in a
-		// segment which is not verified. It looks at the records, DEKs at the
-		// DEKs: two witnesses.
-		rows, err := tx.QueryContext(ctx, `SELECT class_id, closes_at, intent_leaf,
-				(SELECT count(*) FROM deks d WHERE d.class_no = c.class_no),
-				(SELECT count(*) FROM records r WHERE r.class_no = c.class_no AND r.state = 'active')
-				+ (SELECT count(*) FROM records r LEFT JOIN segments g ON g.segment_no = r.segment_no
-				    WHERE r.class_no = c.class_no AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled'))
-			FROM classes c WHERE class_id IN (SELECT value FROM json_each(?)) AND state IN ('condemned', 'executing') ORDER BY class_no`, list(classes))
-		if err != nil {
-			return err
+	for round := 0; ; round++ {
+		out, err := s.execute(ctx, l, now, classes, leaf, round == lockRounds)
+		if err == nil {
+			return out, nil
 		}
-		all, err := collect(rows, func(rows *sql.Rows) (shred.Evidence, error) {
-			e := shred.Evidence{Now: now}
-			err := rows.Scan(&e.Class, at(&e.ClosesAt), &e.IntentLeaf, &e.DEKs, &e.Unverified)
-			return e, err
-		})
+		if !errors.Is(err, errHeldMore) {
+			return nil, fmt.Errorf("couldn't execute %d classes: %w", len(classes), err)
+		}
+	}
+}
+
+// execute looks at the members before it takes the lock, for a class may have a
+// million of them. Those of a condemned class do not change, so under the lock it
+// only has to see that the holds are the same. errHeldMore if they are not; with
+// locked set it looks at the members under the lock.
+func (s *Store) execute(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf, locked bool) ([]shred.Evidence, error) {
+	var all []shred.Evidence
+	var version [2]int64
+	if !locked {
+		// First, or what is traced under the lock would be news each time.
+		if err := s.TraceHolds(ctx); err != nil {
+			return nil, err
+		}
+		tx, err := s.r.BeginTx(ctx, nil) // one snapshot
 		if err != nil {
+			return nil, err
+		}
+		defer tx.Rollback()
+		if version, err = holdsVersion(ctx, tx); err != nil {
+			return nil, err
+		}
+		if all, err = evidence(ctx, tx, now, classes); err != nil {
+			return nil, err
+		}
+		if err := tx.Rollback(); err != nil {
+			return nil, err
+		}
+	}
+	var out []shred.Evidence
+	err := s.tracedFenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		out = nil
+		if locked {
+			var err error
+			if all, err = evidence(ctx, tx, now, classes); err != nil {
+				return err
+			}
+		} else if v, err := holdsVersion(ctx, tx); err != nil {
 			return err
+		} else if v != version {
+			return errHeldMore
 		}
 		var ids []string
 		for _, e := range all {
-			if e.DEKs == 0 && e.Unverified == 0 && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
-				out, ids = append(out, e), append(ids, e.Class)
+			if e.DEKs == 0 && e.Unverified == 0 && e.Held == 0 && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
+				ids = append(ids, e.Class)
 			}
 		}
-		if len(ids) == 0 {
-			return nil
+		rows, err := tx.QueryContext(ctx, `SELECT class_id FROM classes c
+			WHERE class_id IN (SELECT value FROM json_each(?)) AND state IN ('condemned', 'executing')
+			  AND NOT EXISTS (SELECT 1 FROM deks d WHERE d.class_no = c.class_no)
+			  AND NOT EXISTS (SELECT 1 FROM records r WHERE r.class_no = c.class_no AND r.state = 'active')
+			ORDER BY class_no`, list(ids))
+		if err != nil {
+			return err
+		}
+		if ids, err = collect(rows, scanOne[string]); err != nil || len(ids) == 0 {
+			return err
+		}
+		for _, e := range all {
+			if slices.Contains(ids, e.Class) {
+				out = append(out, e)
+			}
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE classes SET state = 'executing' WHERE class_id IN (SELECT value FROM json_each(?)) AND state = 'condemned'`, list(ids)); err != nil {
 			return err
@@ -439,7 +513,7 @@ func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, c
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("couldn't execute %d classes: %w", len(classes), err)
+		return nil, err
 	}
 	return out, nil
 }

@@ -1,0 +1,82 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle"
+)
+
+// legalHolds lists copies c of segments g, with their legal holds l.
+func (s *Store) legalHolds(ctx context.Context, cond string, args ...any) ([]lifecycle.HeldCopy, error) {
+	rows, err := s.r.QueryContext(ctx, `SELECT g.segment_id, c.vault, g.object_key, c.object_version, g.manifest_key, c.manifest_version, coalesce(l.state, ''), coalesce(l.since, '')
+		FROM segments g JOIN segment_copies c ON c.segment_no = g.segment_no LEFT JOIN legal_holds l ON l.segment_no = c.segment_no AND l.vault = c.vault
+		WHERE `+cond+` ORDER BY g.segment_id, c.vault`, args...)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read legal holds: %w", err)
+	}
+	return collect(rows, func(rows *sql.Rows) (c lifecycle.HeldCopy, err error) {
+		err = rows.Scan(&c.Segment, &c.Vault, &c.ObjectKey, &c.ObjectVersion, &c.ManifestKey, &c.ManifestVersion, &c.State, maybeAt(&c.Since))
+		return c, err
+	})
+}
+
+func (s *Store) HeldCopies(ctx context.Context, r lifecycle.Reach) ([]lifecycle.HeldCopy, error) {
+	query, args := hits(r)
+	return s.legalHolds(ctx, live+` AND g.segment_no IN (SELECT r.segment_no FROM `+ofReach(query)+` WHERE r.state = 'archived')`, args...)
+}
+
+func (s *Store) LegalHolds(ctx context.Context) ([]lifecycle.HeldCopy, error) {
+	return s.legalHolds(ctx, `(g.segment_no, c.vault) IN (SELECT segment_no, vault FROM legal_holds)`)
+}
+
+func (s *Store) MoveLegalHold(ctx context.Context, segment, vault string, from, to lifecycle.LegalState, leaf lifecycle.Leaf) error {
+	move := func(ctx context.Context, tx *sql.Tx) error {
+		var no int64
+		var state lifecycle.LegalState
+		err := tx.QueryRowContext(ctx, `SELECT g.segment_no, coalesce(l.state, '') FROM segments g JOIN segment_copies c ON c.segment_no = g.segment_no
+			LEFT JOIN legal_holds l ON l.segment_no = c.segment_no AND l.vault = c.vault WHERE g.segment_id = ? AND c.vault = ?`, segment, vault).Scan(&no, &state)
+		if err != nil {
+			return found(err, "the copy of segment", segment)
+		}
+		if state != from {
+			return fmt.Errorf("it is %q: %w", state, lifecycle.ErrMoved)
+		}
+		if to != lifecycle.LegalSet {
+			var held bool
+			if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM records r WHERE r.segment_no = ? AND r.state = 'archived' AND `+heldRecord+`)`, no).Scan(&held); err != nil {
+				return err
+			}
+			if held {
+				return lifecycle.ErrHeld
+			}
+		}
+		var res sql.Result
+		switch [2]lifecycle.LegalState{from, to} {
+		case [2]lifecycle.LegalState{lifecycle.LegalNone, lifecycle.LegalSet}:
+			res, err = tx.ExecContext(ctx, `INSERT INTO legal_holds (segment_no, vault, state, since) VALUES (?, ?, ?, ?)`, no, vault, to, stamp(leaf.At))
+		case [2]lifecycle.LegalState{lifecycle.LegalSet, lifecycle.Lifting}, [2]lifecycle.LegalState{lifecycle.Lifting, lifecycle.LegalSet}:
+			res, err = tx.ExecContext(ctx, `UPDATE legal_holds SET state = ?, since = ? WHERE segment_no = ? AND vault = ?`, to, stamp(leaf.At), no, vault)
+		case [2]lifecycle.LegalState{lifecycle.Lifting, lifecycle.LegalNone}:
+			res, err = tx.ExecContext(ctx, `DELETE FROM legal_holds WHERE segment_no = ? AND vault = ?`, no, vault)
+		default:
+			return fmt.Errorf("there is no such move: %w", lifecycle.ErrMoved)
+		}
+		if err := exactly(1)(res, err); err != nil {
+			return err
+		}
+		_, err = appendLeaf(ctx, tx, leaf)
+		return err
+	}
+	var err error
+	if to == lifecycle.LegalSet {
+		err = s.write(ctx, move)
+	} else {
+		err = s.traced(ctx, func(fn func(context.Context, *sql.Tx) error) error { return s.write(ctx, fn) }, move)
+	}
+	if err != nil {
+		return fmt.Errorf("couldn't move the legal hold of segment %s in vault %s from %q to %q: %w", segment, vault, from, to, err)
+	}
+	return nil
+}
