@@ -123,7 +123,7 @@ func insertScope(ctx context.Context, tx *sql.Tx, hold int64, sc lifecycle.Scope
 	if !exactLot(sc) {
 		return nil
 	}
-	t := trace{no: no, scope: sc}
+	t := trace{no: no, scope: sc, statements: map[string]statement{}}
 	if err := t.add(ctx, tx, []cte.Lot{{TLC: sc.TLC, Source: sc.TLCSource}}); err != nil {
 		return fmt.Errorf("couldn't begin the trace of scope %q: %w", sc, err)
 	}

@@ -43,6 +43,15 @@ func (s *Store) MoveLegalHold(ctx context.Context, segment, vault string, from, 
 		if state != from {
 			return fmt.Errorf("it is %q: %w", state, lifecycle.ErrMoved)
 		}
+		change := map[[2]lifecycle.LegalState]string{
+			{lifecycle.LegalNone, lifecycle.LegalSet}: `INSERT INTO legal_holds (state, since, segment_no, vault) VALUES (?, ?, ?, ?)`,
+			{lifecycle.LegalSet, lifecycle.Lifting}:   `UPDATE legal_holds SET state = ?, since = ? WHERE segment_no = ? AND vault = ?`,
+			{lifecycle.Lifting, lifecycle.LegalSet}:   `UPDATE legal_holds SET state = ?, since = ? WHERE segment_no = ? AND vault = ?`,
+			{lifecycle.Lifting, lifecycle.LegalNone}:  `DELETE FROM legal_holds WHERE segment_no = ? AND vault = ?`,
+		}[[2]lifecycle.LegalState{from, to}]
+		if change == "" {
+			return fmt.Errorf("there is no such move: %w", lifecycle.ErrMoved)
+		}
 		if to != lifecycle.LegalSet {
 			var held bool
 			if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM records r WHERE r.segment_no = ? AND r.state = 'archived' AND `+heldRecord+`)`, no).Scan(&held); err != nil {
@@ -52,18 +61,11 @@ func (s *Store) MoveLegalHold(ctx context.Context, segment, vault string, from, 
 				return lifecycle.ErrHeld
 			}
 		}
-		var res sql.Result
-		switch [2]lifecycle.LegalState{from, to} {
-		case [2]lifecycle.LegalState{lifecycle.LegalNone, lifecycle.LegalSet}:
-			res, err = tx.ExecContext(ctx, `INSERT INTO legal_holds (segment_no, vault, state, since) VALUES (?, ?, ?, ?)`, no, vault, to, stamp(leaf.At))
-		case [2]lifecycle.LegalState{lifecycle.LegalSet, lifecycle.Lifting}, [2]lifecycle.LegalState{lifecycle.Lifting, lifecycle.LegalSet}:
-			res, err = tx.ExecContext(ctx, `UPDATE legal_holds SET state = ?, since = ? WHERE segment_no = ? AND vault = ?`, to, stamp(leaf.At), no, vault)
-		case [2]lifecycle.LegalState{lifecycle.Lifting, lifecycle.LegalNone}:
-			res, err = tx.ExecContext(ctx, `DELETE FROM legal_holds WHERE segment_no = ? AND vault = ?`, no, vault)
-		default:
-			return fmt.Errorf("there is no such move: %w", lifecycle.ErrMoved)
+		args := []any{to, stamp(leaf.At), no, vault}
+		if to == lifecycle.LegalNone {
+			args = args[2:]
 		}
-		if err := exactly(1)(res, err); err != nil {
+		if err := exactly(1)(tx.ExecContext(ctx, change, args...)); err != nil {
 			return err
 		}
 		_, err = appendLeaf(ctx, tx, leaf)

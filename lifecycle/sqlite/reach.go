@@ -55,9 +55,9 @@ func hits(r lifecycle.Reach) (string, []any) {
 		args = append(args, lotList(lots))
 	}
 	if len(union) == 0 {
-		union = []string{`SELECT 0 WHERE false`}
+		union = []string{`SELECT 0 AS seq WHERE false`}
 	}
-	return query + strings.Join(union, "\n\t\tUNION "), args
+	return query + `SELECT DISTINCT seq FROM (` + strings.Join(union, "\n\t\tUNION ALL ") + `)`, args
 }
 
 // ofReach are the records r of a reach, by a query made of hits.

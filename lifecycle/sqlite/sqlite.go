@@ -30,6 +30,7 @@ var migrations embed.FS
 type Store struct {
 	w, r *sql.DB
 	gate gate
+	pace pace
 
 	mu     sync.Mutex
 	leases map[string]held // by kind of run, guarded by mu
@@ -160,7 +161,7 @@ func open(ctx context.Context, path string, pragmas ...string) (*Store, error) {
 		q := url.Values{"_txlock": {txlock}, "_pragma": append([]string{"busy_timeout(10000)", "foreign_keys(1)"}, pragmas...)}
 		return sql.Open("sqlite", (&url.URL{Scheme: "file", OmitHost: true, Path: abs, RawQuery: q.Encode()}).String())
 	}
-	s := &Store{gate: gate{locks}, leases: map[string]held{}}
+	s := &Store{gate: gate{locks}, pace: usualPace, leases: map[string]held{}}
 	// FULL, not NORMAL: in WAL mode NORMAL may lose the last commits when the
 	// power goes, and a lost "resealed" with its class key destroyed is a lost
 	// record. The WAL may grow to 32 MB before it is brought home, for an ingest

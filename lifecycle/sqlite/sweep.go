@@ -434,7 +434,7 @@ func evidence(ctx context.Context, q querier, now time.Time, classes []string) (
 
 func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]shred.Evidence, error) {
 	for round := 0; ; round++ {
-		out, err := s.execute(ctx, l, now, classes, leaf, round == lockRounds)
+		out, err := s.execute(ctx, l, now, classes, leaf, round == s.pace.rounds)
 		if err == nil {
 			return out, nil
 		}

@@ -27,6 +27,7 @@ type trace struct {
 	no                   int64
 	scope                lifecycle.Scope
 	tracedTo, expandedTo int64
+	pace                 pace
 	// added are lots that save has yet to count.
 	added int64
 	// at is how far the links of the lot after expandedTo were followed, for a lot may
@@ -37,20 +38,31 @@ type trace struct {
 		way           int
 		link          int64
 	}
+	// statements are the step's, by their text: it makes the same ones for each lot.
+	statements map[string]statement
 }
 
-const (
-	// stepLots is about how many lots and links a transaction of TraceHolds goes
-	// through, so that a hold waits for some tens of milliseconds.
-	stepLots = 1000
-	// mergedAtOnce is how many records and links that were merged are looked at in
-	// one statement; a merge is never split.
-	mergedAtOnce = 5000
-	// lockLots is what is made up for under the lock of whoever destroys, lockRounds
-	// how often they let go of it for more than that before they do it all the same.
-	lockLots   = 5000
-	lockRounds = 5
-)
+// statement is a *sql.Stmt that its transaction closes.
+type statement interface {
+	ExecContext(context.Context, ...any) (sql.Result, error)
+	QueryContext(context.Context, ...any) (*sql.Rows, error)
+	QueryRowContext(context.Context, ...any) *sql.Row
+}
+
+// pace is how much of the tracing is done at a time.
+type pace struct {
+	// step is about how many lots and links a transaction of TraceHolds goes through,
+	// so that a hold waits for some tens of milliseconds.
+	step int
+	// merged is how many records and links that were merged are looked at in one
+	// statement. What was merged at once is looked at at once, however much it is.
+	merged int
+	// locked is how much is made up for under the lock of whoever destroys, rounds how
+	// often they let go of it where that is not enough, before they do it all the same.
+	locked, rounds int
+}
+
+var usualPace = pace{step: 500, merged: 5000, locked: 5000, rounds: 5}
 
 // errFarBehind: more is missing of the traces than is done under the lock.
 var errFarBehind = errors.New("the traces of the holds are far behind")
@@ -71,7 +83,7 @@ func newestMerge(ctx context.Context, q querier) (leaf int64, err error) {
 }
 
 // unfinished lists the traces of open holds that are not complete up to a leaf.
-func unfinished(ctx context.Context, q querier, newest int64) ([]*trace, error) {
+func (s *Store) unfinished(ctx context.Context, q querier, newest int64) ([]*trace, error) {
 	rows, err := q.QueryContext(ctx, `SELECT t.scope_no, t.traced_to, t.expanded_to, `+scopeColumns+`
 		FROM hold_traces t CROSS JOIN hold_scopes s ON s.scope_no = t.scope_no CROSS JOIN holds h ON h.hold_no = s.hold_no
 		WHERE h.released_at = '' AND (t.traced_to < ? OR EXISTS (SELECT 1 FROM hold_lots l WHERE l.scope_no = t.scope_no AND l.lot_no > t.expanded_to))
@@ -80,7 +92,7 @@ func unfinished(ctx context.Context, q querier, newest int64) ([]*trace, error) 
 		return nil, err
 	}
 	return collect(rows, func(rows *sql.Rows) (*trace, error) {
-		var t trace
+		t := trace{pace: s.pace}
 		return &t, scanScope(rows, &t.scope, &t.no, &t.tracedTo, &t.expandedTo)
 	})
 }
@@ -91,7 +103,7 @@ func (s *Store) TraceHolds(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("couldn't trace holds: %w", err)
 	}
-	traces, err := unfinished(ctx, s.r, newest)
+	traces, err := s.unfinished(ctx, s.r, newest)
 	if err != nil {
 		return fmt.Errorf("couldn't trace holds: %w", err)
 	}
@@ -114,12 +126,12 @@ func (s *Store) TraceHolds(ctx context.Context) error {
 
 // ensureTraced makes all traces complete, for the check that follows in the same
 // transaction. errFarBehind if that takes more than so many lots and links.
-func ensureTraced(ctx context.Context, tx *sql.Tx, most int) error {
+func (s *Store) ensureTraced(ctx context.Context, tx *sql.Tx, most int) error {
 	newest, err := newestMerge(ctx, tx)
 	if err != nil {
 		return fmt.Errorf("couldn't trace holds: %w", err)
 	}
-	traces, err := unfinished(ctx, tx, newest)
+	traces, err := s.unfinished(ctx, tx, newest)
 	if err != nil {
 		return fmt.Errorf("couldn't trace holds: %w", err)
 	}
@@ -142,12 +154,12 @@ func ensureTraced(ctx context.Context, tx *sql.Tx, most int) error {
 // is true. transact gives it the lock.
 func (s *Store) traced(ctx context.Context, transact func(fn func(context.Context, *sql.Tx) error) error, fn func(context.Context, *sql.Tx) error) error {
 	for round := 0; ; round++ {
-		most := lockLots
-		if round == lockRounds {
+		most := s.pace.locked
+		if round == s.pace.rounds {
 			most = math.MaxInt // merges come faster than this: now they wait
 		}
 		err := transact(func(ctx context.Context, tx *sql.Tx) error {
-			if err := ensureTraced(ctx, tx, most); err != nil {
+			if err := s.ensureTraced(ctx, tx, most); err != nil {
 				return err
 			}
 			return fn(ctx, tx)
@@ -176,11 +188,11 @@ func (t *trace) reload(ctx context.Context, tx *sql.Tx) (over bool, err error) {
 	return false, err
 }
 
-// step goes through about stepLots lots and links, or a statement's worth of what
-// was merged. It says how many it was, and whether the trace is complete up to the
+// step goes through some lots and links, or a statement's worth of what was merged. It says how many it was, and whether the trace is complete up to the
 // leaf newest.
 func (t *trace) step(ctx context.Context, tx *sql.Tx, newest int64) (looked int, done bool, err error) {
-	for looked < stepLots && !done {
+	t.statements = map[string]statement{}
+	for looked < t.pace.step && !done {
 		var n int
 		if t.tracedTo < newest {
 			n, err = t.follow(ctx, tx, newest)
@@ -193,6 +205,18 @@ func (t *trace) step(ctx context.Context, tx *sql.Tx, newest int64) (looked int,
 		looked += n
 	}
 	return looked, done, t.save(ctx, tx)
+}
+
+func (t *trace) prepared(ctx context.Context, tx *sql.Tx, query string) (statement, error) {
+	if st := t.statements[query]; st != nil {
+		return st, nil
+	}
+	st, err := tx.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	t.statements[query] = st
+	return st, nil
 }
 
 func (t *trace) save(ctx context.Context, tx *sql.Tx) error {
@@ -234,7 +258,7 @@ func (t *trace) follow(ctx context.Context, tx *sql.Tx, newest int64) (int, erro
 		if !exactLot(t.scope) {
 			n += int(records)
 		}
-		if looked > 0 && looked+n > mergedAtOnce {
+		if looked > 0 && looked+n > t.pace.merged {
 			break
 		}
 		if looked == 0 {
@@ -297,10 +321,14 @@ func (t *trace) add(ctx context.Context, tx *sql.Tx, lots []cte.Lot) error {
 
 // addFrom is add for the lots that a query finds. In it ?1 is the scope's number.
 func (t *trace) addFrom(ctx context.Context, tx *sql.Tx, query string, args ...any) error {
-	res, err := tx.ExecContext(ctx, `INSERT INTO hold_lots (scope_no, tlc, tlc_source)
+	insert, err := t.prepared(ctx, tx, `INSERT INTO hold_lots (scope_no, tlc, tlc_source)
 		WITH n(tlc, source) AS (`+query+`)
 		SELECT DISTINCT ?1, n.tlc, n.source FROM n
-		WHERE NOT EXISTS (SELECT 1 FROM hold_lots l WHERE l.scope_no = ?1 AND l.tlc = n.tlc AND l.tlc_source = n.source)`, append([]any{t.no}, args...)...)
+		WHERE NOT EXISTS (SELECT 1 FROM hold_lots l WHERE l.scope_no = ?1 AND l.tlc = n.tlc AND l.tlc_source = n.source)`)
+	if err != nil {
+		return err
+	}
+	res, err := insert.ExecContext(ctx, append([]any{t.no}, args...)...)
 	if err != nil {
 		return err
 	}
@@ -334,9 +362,13 @@ func (t *trace) ways() []way {
 // expand adds neighbours of the first lot that may lack some. It says how many links
 // it went through, and whether there was no such lot.
 func (t *trace) expand(ctx context.Context, tx *sql.Tx) (looked int, done bool, err error) {
+	next, err := t.prepared(ctx, tx, `SELECT lot_no, tlc, tlc_source FROM hold_lots WHERE scope_no = ? AND lot_no > ? ORDER BY lot_no LIMIT 1`)
+	if err != nil {
+		return 0, false, err
+	}
 	var no int64
 	var lot cte.Lot
-	err = tx.QueryRowContext(ctx, `SELECT lot_no, tlc, tlc_source FROM hold_lots WHERE scope_no = ? AND lot_no > ? ORDER BY lot_no LIMIT 1`, t.no, t.expandedTo).Scan(&no, &lot.TLC, &lot.Source)
+	err = next.QueryRowContext(ctx, t.no, t.expandedTo).Scan(&no, &lot.TLC, &lot.Source)
 	if err == sql.ErrNoRows {
 		return 0, true, nil
 	}
@@ -349,9 +381,12 @@ func (t *trace) expand(ctx context.Context, tx *sql.Tx) (looked int, done bool, 
 	looked = 1
 	for ways := t.ways(); t.at.way < len(ways); t.at.way, t.at.link = t.at.way+1, 0 {
 		w := ways[t.at.way]
-		rows, err := tx.QueryContext(ctx, `SELECT g.link_no, g.`+w.far+`_tlc, g.`+w.far+`_source FROM lineage g
-			WHERE g.`+w.near+`_tlc = ?1 AND (?2 = '' OR g.`+w.near+`_source = '' OR g.`+w.near+`_source = ?2) AND g.link_no > ?3 ORDER BY g.link_no LIMIT ?4`,
-			lot.TLC, lot.Source, t.at.link, stepLots)
+		links, err := t.prepared(ctx, tx, `SELECT g.link_no, g.`+w.far+`_tlc, g.`+w.far+`_source FROM lineage g
+			WHERE g.`+w.near+`_tlc = ?1 AND (?2 = '' OR g.`+w.near+`_source = '' OR g.`+w.near+`_source = ?2) AND g.link_no > ?3 ORDER BY g.link_no LIMIT ?4`)
+		if err != nil {
+			return looked, false, err
+		}
+		rows, err := links.QueryContext(ctx, lot.TLC, lot.Source, t.at.link, t.pace.step)
 		if err != nil {
 			return looked, false, err
 		}
@@ -366,7 +401,7 @@ func (t *trace) expand(ctx context.Context, tx *sql.Tx) (looked int, done bool, 
 			return looked, false, err
 		}
 		looked += len(far)
-		if len(far) == stepLots {
+		if len(far) == t.pace.step {
 			return looked, false, nil // there may be more
 		}
 	}
