@@ -27,7 +27,8 @@ func raw(t testing.TB, path string) *sql.DB {
 const someTime = `'2020-01-01T00:00:00.000000000Z'`
 
 // guarded is a database with a record in each state: 1 active, 2 archived, 3
-// purged, 4 active and held, 5 active and held as its lot. Classes: 1 open with
+// purged, 4 active and held, 5 active and held as its lot, 7 as its lot is where a
+// trace led to, 8 and 9 for another condition. Classes: 1 open with
 // DEKs, 2 open and empty, 3 condemned, 4 executing, 5 destroyed, 6 the archive's,
 // 7 open with an active record whose DEK is in another, 8 destroyed with payloads.
 // Segments are numbered as their states come: staged, verified, settled, abandoned.
@@ -58,7 +59,8 @@ func guarded(t testing.TB) *sql.DB {
 	}
 	setup = append(setup,
 		`UPDATE segments SET state = 'verified' WHERE segment_no IN (2, 3)`,
-		record(1, "L-1", 1), record(2, "L-1", 8), record(3, "L-1", 8), record(4, "L-1", 1), record(5, "HELD", 1), record(6, "L-1", 7),
+		record(1, "L-1", 1), record(2, "L-1", 8), record(3, "L-1", 8), record(4, "L-1", 1), record(5, "HELD", 1), record(6, "L-1", 7), record(7, "TRACED", 1), record(8, "BEGINNING", 1),
+		strings.Replace(record(9, "L-9", 1), "'', '', zero", "'FAC', '', zero", 1),
 		`INSERT INTO deks SELECT seq, CASE seq WHEN 6 THEN 1 ELSE class_no END, zeroblob(60) FROM records`,
 		`INSERT INTO payloads SELECT seq, zeroblob(60) FROM records`,
 		`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq IN (2, 3)`,
@@ -70,7 +72,12 @@ func guarded(t testing.TB) *sql.DB {
 		`UPDATE classes SET state = 'executing' WHERE class_no IN (4, 5, 8)`,
 		`UPDATE classes SET state = 'destroyed' WHERE class_no IN (5, 8)`,
 		`INSERT INTO holds (hold_no, hold_id, kind, reference, reason, placed_by, placed_at) VALUES (1, 'h-1', 'recall', '', 'r', 'a', `+someTime+`), (2, 'h-2', 'recall', '', 'r', 'a', `+someTime+`)`,
-		`INSERT INTO hold_scopes (scope_no, hold_no, record_id) VALUES (1, 1, 'r-4')`,
+		`INSERT INTO hold_scopes (scope_no, hold_no, record_id, trace) VALUES (1, 1, 'r-4', 'both')`,
+		`INSERT INTO hold_traces (scope_no) VALUES (1)`,
+		`INSERT INTO hold_lots VALUES (1, 1, 'TRACED', 'S')`,
+		`UPDATE hold_traces SET traced_to = 1, expanded_to = 1, lots = 1`,
+		`INSERT INTO hold_scopes (scope_no, hold_no, tlc_prefix) VALUES (4, 1, 'BEGIN')`,
+		`INSERT INTO hold_scopes (scope_no, hold_no, location, from_at) VALUES (5, 1, 'FAC', `+someTime+`)`,
 		`INSERT INTO hold_scopes (scope_no, hold_no, tlc, tlc_source) VALUES (2, 1, 'HELD', 'S')`,
 		`INSERT INTO hold_scopes (scope_no, hold_no, record_id) VALUES (3, 2, 'r-1')`,
 		`UPDATE holds SET released_at = `+someTime+` WHERE hold_no = 2`,
@@ -78,6 +85,10 @@ func guarded(t testing.TB) *sql.DB {
 		`INSERT INTO vaults VALUES (1, 'has-one', 'joining', `+someTime+`), (2, 'has-all', 'joining', `+someTime+`), (3, 'gone', 'joining', `+someTime+`)`,
 		`UPDATE vaults SET state = 'retiring' WHERE vault_no = 3`,
 		`INSERT INTO segment_copies SELECT segment_no, v, v, '', `+someTime+`, `+someTime+` FROM segments, (SELECT 'has-all' AS v UNION SELECT 'has-one') WHERE v = 'has-all' OR segment_no = 2`,
+		`INSERT INTO merges VALUES (1, 1, 9)`,
+		`INSERT INTO lineage VALUES (1, 1, 1, 'A', '', 'L-1', 'S')`,
+		`INSERT INTO legal_holds VALUES (2, 'has-one', 'set', `+someTime+`), (2, 'has-all', 'set', `+someTime+`)`,
+		`UPDATE legal_holds SET state = 'lifting' WHERE vault = 'has-all'`,
 		`COMMIT`)
 	for _, q := range setup {
 		if _, err := db.Exec(q); err != nil {
@@ -173,9 +184,10 @@ func TestGuards(t *testing.T) {
 		}
 	}
 	refused(`UPDATE records SET state = 'archived' WHERE seq = 1`)
-	refused(`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 4`)
-	refused(`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 5`)
-	accepted(`UPDATE holds SET released_at = `+someTime+` WHERE hold_no = 1`, `UPDATE records SET state = 'archived', segment_no = 2 WHERE seq IN (4, 5)`)
+	for _, held := range []int{4, 5, 7, 8, 9} {
+		refused(fmt.Sprintf(`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = %d`, held))
+	}
+	accepted(`UPDATE holds SET released_at = `+someTime+` WHERE hold_no = 1`, `UPDATE records SET state = 'archived', segment_no = 2 WHERE seq IN (4, 5, 7, 8, 9)`)
 	refused(`UPDATE records SET segment_no = NULL WHERE seq = 2`)
 
 	// Records: no change, no end, no second beginning.
@@ -183,7 +195,7 @@ func TestGuards(t *testing.T) {
 		refused(fmt.Sprintf(`UPDATE records SET %s = '9' WHERE seq = 1`, column))
 		refused(fmt.Sprintf(`UPDATE OR REPLACE records SET %s = '9' WHERE seq = 1`, column))
 	}
-	for _, table := range []string{"records", "classes", "segments", "holds", "hold_scopes", "leaves", "leases", "vaults"} {
+	for _, table := range []string{"records", "classes", "segments", "holds", "hold_scopes", "hold_traces", "hold_lots", "lineage", "merges", "leaves", "leases", "vaults"} {
 		refused(`DELETE FROM ` + table)
 		refused(`DELETE FROM ` + table + ` WHERE rowid = 1`)
 		// Over itself: REPLACE does not ask the triggers on deletion.
@@ -237,14 +249,18 @@ func TestGuards(t *testing.T) {
 	accepted(`UPDATE segments SET retain_until = '2099-01-01T00:00:00.000000000Z' WHERE segment_no = 2`)
 
 	// Holds: released once, and with their scopes.
-	for _, column := range []string{"hold_no", "hold_id", "kind", "reference", "reason", "placed_by", "placed_at"} {
+	for _, column := range []string{"hold_no", "hold_id", "kind", "reference", "reason", "placed_by", "placed_at", "review_at", "until_at"} {
 		refused(fmt.Sprintf(`UPDATE holds SET %s = 99 WHERE hold_no = 1`, column))
 	}
 	refused(`UPDATE holds SET released_at = '' WHERE hold_no = 2`)
 	refused(`UPDATE holds SET release_reason = 'another' WHERE hold_no = 2`)
 	refused(`INSERT INTO holds (hold_id, kind, reference, reason, placed_by, placed_at, released_at) VALUES ('new', '', '', '', '', '', 'x')`)
 	refused(`INSERT OR REPLACE INTO holds (hold_id, kind, reference, reason, placed_by, placed_at) VALUES ('h-1', '', '', '', '', '')`)
-	for _, column := range []string{"scope_no", "hold_no", "record_id", "tlc", "tlc_source"} {
+	// Nor one that has its reference.
+	ref := `INSERT OR REPLACE INTO holds (hold_id, kind, reference, reason, placed_by, placed_at) VALUES ('%s', '%s', 'FDA', '', '', '')`
+	refused(fmt.Sprintf(ref, "h-8", "recall"), fmt.Sprintf(ref, "h-9", "recall"))
+	accepted(fmt.Sprintf(ref, "h-8", "recall"), fmt.Sprintf(ref, "h-9", "litigation"), `UPDATE holds SET released_at = `+someTime+` WHERE hold_id = 'h-8'`, fmt.Sprintf(ref, "h-10", "recall"))
+	for _, column := range []string{"scope_no", "hold_no", "record_id", "tlc", "tlc_prefix", "tlc_source", "location", "product", "event_type", "from_at", "to_at", "everything", "trace"} {
 		refused(fmt.Sprintf(`UPDATE hold_scopes SET %s = 99`, column))
 	}
 	accepted(`INSERT INTO hold_scopes (hold_no, record_id) VALUES (1, 'r-1')`) // a hold may be extended
@@ -257,6 +273,39 @@ func TestGuards(t *testing.T) {
 	refused(`INSERT INTO hold_scopes (hold_no, everything, location) VALUES (1, 1, 'FAC')`)
 	refused(`INSERT INTO hold_scopes (hold_no, everything, trace) VALUES (1, 1, 'both')`)
 	refused(`INSERT INTO hold_scopes (hold_no, tlc, trace) VALUES (1, 'L', 'sideways')`)
+
+	// Traces: forward only, from nothing, and with their lots. Lineage: for ever.
+	for _, column := range []string{"scope_no", "tlc", "tlc_source", "lot_no"} {
+		refused(fmt.Sprintf(`UPDATE hold_lots SET %s = 99`, column))
+	}
+	refused(`INSERT OR REPLACE INTO hold_lots VALUES (99, 1, 'TRACED', 'S')`)
+	accepted(`INSERT INTO hold_lots VALUES (99, 1, 'TRACED', '')`)
+	for _, column := range []string{"traced_to", "expanded_to", "lots"} {
+		refused(fmt.Sprintf(`UPDATE hold_traces SET %s = 0`, column))
+		accepted(fmt.Sprintf(`UPDATE hold_traces SET %s = 2`, column))
+		refused(fmt.Sprintf(`INSERT INTO hold_traces (scope_no, %s) VALUES (4, 1)`, column))
+	}
+	refused(`UPDATE hold_traces SET scope_no = 4`)
+	for _, column := range []string{"link_no", "seq", "leaf_id", "input_tlc", "input_source", "output_tlc", "output_source"} {
+		refused(fmt.Sprintf(`UPDATE lineage SET %s = 99`, column))
+	}
+	for _, column := range []string{"leaf_id", "first_seq", "records"} {
+		refused(fmt.Sprintf(`UPDATE merges SET %s = 99`, column))
+	}
+
+	// Legal holds: set, and lifted by way of lifting.
+	const set, lifting = `segment_no = 2 AND vault = 'has-one'`, `segment_no = 2 AND vault = 'has-all'`
+	refused(`DELETE FROM legal_holds WHERE ` + set)
+	refused(`DELETE FROM legal_holds`)
+	accepted(`DELETE FROM legal_holds WHERE ` + lifting)
+	accepted(`UPDATE legal_holds SET state = 'lifting' WHERE ` + set)
+	accepted(`UPDATE legal_holds SET state = 'set' WHERE ` + lifting)
+	refused(`UPDATE legal_holds SET state = 'set' WHERE ` + set)
+	refused(`UPDATE legal_holds SET vault = 'other' WHERE ` + set)
+	refused(`UPDATE OR REPLACE legal_holds SET vault = 'has-one', state = 'set' WHERE ` + lifting)
+	refused(`INSERT INTO legal_holds VALUES (3, 'has-all', 'lifting', '')`)
+	accepted(`INSERT INTO legal_holds VALUES (3, 'has-all', 'set', '')`)
+	refused(`INSERT OR REPLACE INTO legal_holds SELECT segment_no, vault, 'set', '' FROM legal_holds`)
 
 	// The trail.
 	for _, column := range []string{"leaf_id", "at", "actor", "action", "run_id", "subject", "body"} {

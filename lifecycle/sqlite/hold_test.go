@@ -46,10 +46,7 @@ func newPlant(t testing.TB) *plant {
 	if p.Store, err = Create(t.Context(), p.path, 0, storetest.Init()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		p.Close()
-		os.RemoveAll(dir)
-	})
+	t.Cleanup(p.remove)
 	due := storetest.Start.AddDate(0, -1, 0)
 	class := func(period lifecycle.Period) lifecycle.Class {
 		return lifecycle.Class{ID: period.ID(1), Period: period, Generation: 1, State: lifecycle.Open}
@@ -60,6 +57,11 @@ func newPlant(t testing.TB) *plant {
 	p.ok(err)
 	p.segment("seg-1")
 	return p
+}
+
+func (p *plant) remove() {
+	p.Close()
+	os.RemoveAll(filepath.Dir(p.path))
 }
 
 func (p *plant) ok(err error) {
@@ -168,6 +170,7 @@ func TestHoldsAgree(t *testing.T) {
 	sources := []string{"", "", "S", "T"}
 	rapid.Check(t, func(rt *rapid.T) {
 		p := newPlant(t)
+		defer p.remove()
 		p.pace = pace{step: rapid.IntRange(1, 4).Draw(rt, "step"), merged: rapid.IntRange(1, 8).Draw(rt, "merged"), locked: rapid.IntRange(0, 10).Draw(rt, "locked"), rounds: rapid.IntRange(0, 2).Draw(rt, "rounds")}
 		code, source := rapid.SampledFrom(codes), rapid.SampledFrom(sources)
 		drawLot := func(name string) cte.Lot {
@@ -462,42 +465,90 @@ func TestTraceRace(t *testing.T) {
 	}
 }
 
-// TestExecuteSeesHolds: a hold that comes while the members are looked at, and a lot
-// that a trace comes to, pin a class all the same.
+// TestExecuteSeesHolds: a class with a held member stays as it is, whichever way the
+// hold covers it, and whether or not its members are looked at under the lock.
 func TestExecuteSeesHolds(t *testing.T) {
-	for name, late := range map[string]func(p *plant){
-		"none":       func(*plant) {},
-		"record":     func(p *plant) { p.place(lifecycle.Scope{RecordID: "r-1"}) },
-		"not traced": func(p *plant) { p.place(traced("X", lifecycle.Forward)) },
-		"traced":     func(p *plant) { p.place(traced("A", lifecycle.Forward)) },
-		"general":    func(p *plant) { p.place(lifecycle.Scope{EventType: cte.Transformation}) },
-		"all":        func(p *plant) { p.place(lifecycle.Scope{All: true}) },
-		"other, then": func(p *plant) {
-			p.ok(p.Extend(p.Context(), p.place(lifecycle.Scope{RecordID: "x"}), []lifecycle.Scope{{TLCPrefix: "B"}}, tick))
-		},
+	for _, c := range []struct {
+		scope lifecycle.Scope
+		held  bool
+	}{
+		{lifecycle.Scope{RecordID: "r-1"}, true},
+		{lifecycle.Scope{RecordID: "r-2"}, false},
+		{lifecycle.Scope{TLC: "B"}, true},
+		{lifecycle.Scope{TLCPrefix: "B"}, true},
+		{lifecycle.Scope{EventType: cte.Transformation}, true},
+		{lifecycle.Scope{All: true}, true},
+		{traced("A", lifecycle.Forward), true},
+		{traced("A", lifecycle.Backward), false},
+		{lifecycle.Scope{Location: "X", Trace: lifecycle.Forward}, false},
+	} {
+		for _, rounds := range []int{0, 5} {
+			t.Run(fmt.Sprint(c.scope, rounds), func(t *testing.T) {
+				p := newPlant(t)
+				p.pace.rounds = rounds
+				p.merge(p.made(lot("B"), lot("A")))
+				p.sweep()
+				ids, err := p.Condemn(t.Context(), p.lease, storetest.Start, []string{p.hot.ID}, tick)
+				if err != nil || len(ids) != 1 {
+					t.Fatalf("%q, %v", ids, err)
+				}
+				id := p.place(c.scope)
+				out, err := p.Execute(t.Context(), p.lease, storetest.Start, ids, tick)
+				if err != nil || (len(out) == 0) != c.held {
+					t.Errorf("evidence %+v, %v", out, err)
+				}
+				p.ok(p.Release(t.Context(), id, "x", tick))
+				if out, err := p.Execute(t.Context(), p.lease, storetest.Start, ids, tick); err != nil || len(out) != 1 || out[0].Held != 0 {
+					t.Errorf("after the release: %+v, %v", out, err)
+				}
+			})
+		}
+	}
+}
+
+// TestDecide: what comes between the look and the lock makes it look again, unless it
+// makes no record held that was there before.
+func TestDecide(t *testing.T) {
+	for name, c := range map[string]struct {
+		comes func(*plant, int)
+		looks int
+	}{
+		"nothing": {func(*plant, int) {}, 1},
+		"a hold":  {func(p *plant, n int) { p.place(lifecycle.Scope{RecordID: fmt.Sprint(n)}) }, 6},
+		"a scope": {func(p *plant, n int) {
+			p.ok(p.Extend(p.Context(), "h-1", []lifecycle.Scope{{RecordID: fmt.Sprint(n)}}, tick))
+		}, 6},
+		"a link":       {func(p *plant, n int) { p.merge(p.made(lot(fmt.Sprint("B", n)), lot("A"))) }, 6},
+		"another link": {func(p *plant, n int) { p.merge(p.made(lot(fmt.Sprint("B", n)), lot("C"))) }, 1},
+		"a hold, once": {func(p *plant, n int) {
+			if n == 1 {
+				p.place(lifecycle.Scope{All: true})
+			}
+		}, 2},
+		"a trace, at last": {func(p *plant, n int) {
+			if n == 3 {
+				p.place(traced("A", lifecycle.Both))
+			}
+		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlant(t)
-			p.merge(p.made(lot("B"), lot("A")))
-			p.sweep()
-			got, err := p.Condemn(t.Context(), p.lease, storetest.Start, []string{p.hot.ID}, tick)
-			if err != nil || len(got) != 1 {
-				t.Fatalf("%q, %v", got, err)
-			}
-			held := name != "none" && name != "not traced"
-			// As if it had come right after the count: under the lock it is seen.
-			version, err := holdsVersion(t.Context(), p.r)
-			p.ok(err)
-			late(p)
-			p.ok(p.TraceHolds(t.Context()))
-			if now, err := holdsVersion(t.Context(), p.r); err != nil || (now == version) != (name == "none") {
-				t.Errorf("the version was %v and is %v, %v", version, now, err)
-			}
-			for _, locked := range []bool{false, true} {
-				out, err := p.execute(t.Context(), p.lease, storetest.Start, []string{p.hot.ID}, tick, locked)
-				if err != nil || (len(out) == 0) != held {
-					t.Errorf("evidence %+v, %v", out, err)
+			p.place(traced("A", lifecycle.Forward))
+			looks, decided := 0, 0
+			p.ok(p.decide(t.Context(), func(fn func(context.Context, *sql.Tx) error) error { return p.write(t.Context(), fn) }, func(_ context.Context, q querier) error {
+				looks++
+				var n int
+				p.ok(q.QueryRowContext(t.Context(), `SELECT count(*) FROM holds`).Scan(&n)) // the snapshot is of now
+				if looks <= 5 {
+					c.comes(p, looks)
 				}
+				return nil
+			}, func(context.Context, *sql.Tx) error {
+				decided++
+				return nil
+			}))
+			if looks != c.looks || decided != 1 {
+				t.Errorf("it looked %d times and decided %d times, want %d looks", looks, decided, c.looks)
 			}
 		})
 	}

@@ -32,6 +32,13 @@ func (s *Store) LegalHolds(ctx context.Context) ([]lifecycle.HeldCopy, error) {
 }
 
 func (s *Store) MoveLegalHold(ctx context.Context, segment, vault string, from, to lifecycle.LegalState, leaf lifecycle.Leaf) error {
+	// A segment has tens of thousands of records. What is archived in it after the look
+	// was not held then, and is not now if the holds are the same.
+	var held bool
+	look := func(ctx context.Context, q querier) error {
+		return q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM records r
+			WHERE r.segment_no = (SELECT segment_no FROM segments WHERE segment_id = ?) AND r.state = 'archived' AND `+heldRecord+`)`, segment).Scan(&held)
+	}
 	move := func(ctx context.Context, tx *sql.Tx) error {
 		var no int64
 		var state lifecycle.LegalState
@@ -52,14 +59,8 @@ func (s *Store) MoveLegalHold(ctx context.Context, segment, vault string, from, 
 		if change == "" {
 			return fmt.Errorf("there is no such move: %w", lifecycle.ErrMoved)
 		}
-		if to != lifecycle.LegalSet {
-			var held bool
-			if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM records r WHERE r.segment_no = ? AND r.state = 'archived' AND `+heldRecord+`)`, no).Scan(&held); err != nil {
-				return err
-			}
-			if held {
-				return lifecycle.ErrHeld
-			}
+		if to != lifecycle.LegalSet && held {
+			return lifecycle.ErrHeld
 		}
 		args := []any{to, stamp(leaf.At), no, vault}
 		if to == lifecycle.LegalNone {
@@ -75,7 +76,7 @@ func (s *Store) MoveLegalHold(ctx context.Context, segment, vault string, from, 
 	if to == lifecycle.LegalSet {
 		err = s.write(ctx, move)
 	} else {
-		err = s.traced(ctx, func(fn func(context.Context, *sql.Tx) error) error { return s.write(ctx, fn) }, move)
+		err = s.decide(ctx, func(fn func(context.Context, *sql.Tx) error) error { return s.write(ctx, fn) }, look, move)
 	}
 	if err != nil {
 		return fmt.Errorf("couldn't move the legal hold of segment %s in vault %s from %q to %q: %w", segment, vault, from, to, err)

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -14,50 +13,58 @@ import (
 )
 
 // hits is a query of the seqs of all records of a reach, each once. It has an arm
-// for each way to find some, and only those that the reach needs.
+// for each way to find some, and only those that the reach needs. An arm goes through
+// its own scopes only: one that looks at every record must not compare it with ten
+// thousand that name a record.
 func hits(r lifecycle.Reach) (string, []any) {
-	const asked = `SELECT r.seq FROM asked s CROSS JOIN records r WHERE `
-	var scopes []scope
-	var lots []cte.Lot
-	var args []any
-	arms := map[string]bool{}
+	arms := []struct {
+		scopes []scope
+		query  string
+	}{
+		{query: `SELECT r.seq FROM asked s CROSS JOIN records r WHERE r.record_id = s.record_id AND ` + covers},
+		{query: `SELECT r.seq FROM asked s CROSS JOIN records r WHERE r.tlc = s.tlc AND ` + covers},
+		{query: `SELECT r.seq FROM asked s CROSS JOIN records r WHERE r.tlc >= s.tlc_prefix AND r.tlc < s.tlc_prefix || x'ff' AND ` + covers},
+		{query: `SELECT r.seq FROM records r WHERE EXISTS (SELECT 1 FROM asked s WHERE ` + covers + `)`}, // no index finds these
+	}
+	lots := slices.Clone(r.Lots)
 	for _, sc := range r.Scopes {
-		if exactLot(sc) {
+		arm := &arms[3]
+		switch {
+		case exactLot(sc):
 			lots = append(lots, cte.Lot{TLC: sc.TLC, Source: sc.TLCSource})
 			continue
-		}
-		scopes = append(scopes, scopeOf(sc))
-		switch {
 		case sc.RecordID != "":
-			arms[asked+`r.record_id = s.record_id AND `+covers] = true
+			arm = &arms[0]
 		case sc.TLC != "":
-			arms[asked+`r.tlc = s.tlc AND s.record_id IS NULL AND `+covers] = true
+			arm = &arms[1]
 		case sc.TLCPrefix != "":
-			arms[asked+`s.record_id IS NULL AND s.tlc_prefix IS NOT NULL AND `+covers] = true
-		default:
-			// No index finds these: one pass over the records for all of them.
-			arms[`SELECT r.seq FROM records r WHERE EXISTS (SELECT 1 FROM asked s
-				WHERE s.record_id IS NULL AND s.tlc IS NULL AND s.tlc_prefix IS NULL AND `+covers+`)`] = true
+			arm = &arms[2]
 		}
+		arm.scopes = append(arm.scopes, scopeOf(sc))
 	}
-	query := ``
-	if len(scopes) > 0 {
-		query = `WITH asked AS MATERIALIZED (SELECT value ->> 'record_id' AS record_id, value ->> 'tlc' AS tlc, value ->> 'tlc_prefix' AS tlc_prefix,
+	var with, union []string
+	var args []any
+	for i, arm := range arms {
+		if len(arm.scopes) == 0 {
+			continue
+		}
+		asked := fmt.Sprint("asked", i)
+		with = append(with, asked+` AS MATERIALIZED (SELECT value ->> 'record_id' AS record_id, value ->> 'tlc' AS tlc, value ->> 'tlc_prefix' AS tlc_prefix,
 			value ->> 'tlc_source' AS tlc_source, value ->> 'location' AS location, value ->> 'product' AS product,
-			value ->> 'event_type' AS event_type, value ->> 'from_at' AS from_at, value ->> 'to_at' AS to_at FROM json_each(?)) `
-		args = append(args, list(scopes))
+			value ->> 'event_type' AS event_type, value ->> 'from_at' AS from_at, value ->> 'to_at' AS to_at FROM json_each(?))`)
+		union = append(union, strings.Replace(arm.query, "asked", asked, 1))
+		args = append(args, list(arm.scopes))
 	}
-	union := slices.Sorted(maps.Keys(arms))
-	if lots = append(lots, r.Lots...); len(lots) > 0 {
-		// Last, as its parameter is. A record of no lot is of none of these.
-		union = append(union, `SELECT r.seq FROM json_each(?) j CROSS JOIN records r
-			WHERE r.tlc = j.value ->> 0 AND r.tlc <> '' AND (j.value ->> 1 = '' OR r.tlc_source = '' OR r.tlc_source = j.value ->> 1)`)
+	if len(lots) > 0 {
+		with = append(with, `lots AS MATERIALIZED (SELECT value ->> 0 AS tlc, value ->> 1 AS source FROM json_each(?))`)
+		union = append(union, `SELECT r.seq FROM lots CROSS JOIN records r
+			WHERE r.tlc = lots.tlc AND r.tlc <> '' AND (lots.source = '' OR r.tlc_source = '' OR r.tlc_source = lots.source)`) // a record of no lot is of none of these
 		args = append(args, lotList(lots))
 	}
 	if len(union) == 0 {
-		union = []string{`SELECT 0 AS seq WHERE false`}
+		return `SELECT 0 AS seq WHERE false`, nil
 	}
-	return query + `SELECT DISTINCT seq FROM (` + strings.Join(union, "\n\t\tUNION ALL ") + `)`, args
+	return `WITH ` + strings.Join(with, ", ") + ` SELECT DISTINCT seq FROM (` + strings.Join(union, " UNION ALL ") + `)`, args
 }
 
 // ofReach are the records r of a reach, by a query made of hits.

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -241,7 +240,8 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		return 0, err
 	}
 	n := 0
-	err = s.tracedFenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+	fenced := func(fn func(context.Context, *sql.Tx) error) error { return s.fenced(ctx, l, fn) }
+	err = s.traced(ctx, fenced, func(ctx context.Context, tx *sql.Tx) error {
 		n = 0
 		var segmentNo int64
 		if err := tx.QueryRowContext(ctx, `SELECT segment_no FROM segments WHERE segment_id = ? AND state = 'verified'`, segment).Scan(&segmentNo); err != nil {
@@ -399,16 +399,6 @@ func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, c
 	return ids, nil
 }
 
-// errHeldMore: the holds may cover more than when the members were looked at.
-var errHeldMore = errors.New("the holds cover more than before")
-
-// holdsVersion changes whenever an open hold comes to cover a record that was there
-// before. That a release makes it less is for the next to see.
-func holdsVersion(ctx context.Context, q querier) (v [2]int64, err error) {
-	err = q.QueryRowContext(ctx, `SELECT (SELECT coalesce(max(scope_no), 0) FROM hold_scopes), (SELECT coalesce(sum(lots), 0) FROM hold_traces)`).Scan(&v[0], &v[1])
-	return v, err
-}
-
 // evidence is what speaks for the destruction of classes, and against it. Unverified
 // counts every member that does not have its copy elsewhere: one that is active but
 // says this class, and one that is archived in a segment which is not verified. It
@@ -433,57 +423,15 @@ func evidence(ctx context.Context, q querier, now time.Time, classes []string) (
 }
 
 func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]shred.Evidence, error) {
-	for round := 0; ; round++ {
-		out, err := s.execute(ctx, l, now, classes, leaf, round == s.pace.rounds)
-		if err == nil {
-			return out, nil
-		}
-		if !errors.Is(err, errHeldMore) {
-			return nil, fmt.Errorf("couldn't execute %d classes: %w", len(classes), err)
-		}
-	}
-}
-
-// execute looks at the members before it takes the lock, for a class may have a
-// million of them. Those of a condemned class do not change, so under the lock it
-// only has to see that the holds are the same. errHeldMore if they are not; with
-// locked set it looks at the members under the lock.
-func (s *Store) execute(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf, locked bool) ([]shred.Evidence, error) {
-	var all []shred.Evidence
-	var version [2]int64
-	if !locked {
-		// First, or what is traced under the lock would be news each time.
-		if err := s.TraceHolds(ctx); err != nil {
-			return nil, err
-		}
-		tx, err := s.r.BeginTx(ctx, nil) // one snapshot
-		if err != nil {
-			return nil, err
-		}
-		defer tx.Rollback()
-		if version, err = holdsVersion(ctx, tx); err != nil {
-			return nil, err
-		}
-		if all, err = evidence(ctx, tx, now, classes); err != nil {
-			return nil, err
-		}
-		if err := tx.Rollback(); err != nil {
-			return nil, err
-		}
-	}
-	var out []shred.Evidence
-	err := s.tracedFenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+	var all, out []shred.Evidence
+	fenced := func(fn func(context.Context, *sql.Tx) error) error { return s.fenced(ctx, l, fn) }
+	// The members of a condemned class do not change, so what was found before the
+	// lock is true under it if the holds are the same.
+	err := s.decide(ctx, fenced, func(ctx context.Context, q querier) (err error) {
+		all, err = evidence(ctx, q, now, classes)
+		return err
+	}, func(ctx context.Context, tx *sql.Tx) error {
 		out = nil
-		if locked {
-			var err error
-			if all, err = evidence(ctx, tx, now, classes); err != nil {
-				return err
-			}
-		} else if v, err := holdsVersion(ctx, tx); err != nil {
-			return err
-		} else if v != version {
-			return errHeldMore
-		}
 		var ids []string
 		for _, e := range all {
 			if e.DEKs == 0 && e.Unverified == 0 && e.Held == 0 && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
@@ -513,7 +461,7 @@ func (s *Store) execute(ctx context.Context, l lifecycle.Lease, now time.Time, c
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("couldn't execute %d classes: %w", len(classes), err)
 	}
 	return out, nil
 }

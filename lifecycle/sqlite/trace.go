@@ -173,9 +173,65 @@ func (s *Store) traced(ctx context.Context, transact func(fn func(context.Contex
 	}
 }
 
-// tracedFenced is traced for a sweep that must still have its lease.
-func (s *Store) tracedFenced(ctx context.Context, l lifecycle.Lease, fn func(context.Context, *sql.Tx) error) error {
-	return s.traced(ctx, func(fn func(context.Context, *sql.Tx) error) error { return s.fenced(ctx, l, fn) }, fn)
+// errHeldMore: the holds may cover more than when it was looked at.
+var errHeldMore = errors.New("the holds cover more than before")
+
+// holdsVersion changes whenever an open hold comes to cover a record that was there
+// before: by a new scope, or a lot that a trace comes to. A release does not change it,
+// for it only makes what was looked at too careful.
+func holdsVersion(ctx context.Context, q querier) (v [2]int64, err error) {
+	err = q.QueryRowContext(ctx, `SELECT (SELECT coalesce(max(scope_no), 0) FROM hold_scopes), (SELECT coalesce(sum(lots), 0) FROM hold_traces)`).Scan(&v[0], &v[1])
+	return v, err
+}
+
+// decide is traced for what takes long to look at: look does it in a snapshot, before
+// the lock, and fn follows under the lock if the holds still cover the same. Where they
+// come to cover more again and again, look is made under the lock too.
+func (s *Store) decide(ctx context.Context, transact func(fn func(context.Context, *sql.Tx) error) error,
+	look func(context.Context, querier) error, fn func(context.Context, *sql.Tx) error) error {
+	for round := 0; ; round++ {
+		locked := round == s.pace.rounds
+		var before [2]int64
+		if !locked {
+			// First, or what is traced under the lock would be news each time.
+			err := s.TraceHolds(ctx)
+			if err == nil {
+				before, err = s.snapshot(ctx, look)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		err := s.traced(ctx, transact, func(ctx context.Context, tx *sql.Tx) error {
+			if locked {
+				if err := look(ctx, tx); err != nil {
+					return err
+				}
+			} else if now, err := holdsVersion(ctx, tx); err != nil {
+				return err
+			} else if now != before {
+				return errHeldMore
+			}
+			return fn(ctx, tx)
+		})
+		if !errors.Is(err, errHeldMore) {
+			return err
+		}
+	}
+}
+
+// snapshot looks at the database as it is at one instant, and says which version of
+// the holds that was.
+func (s *Store) snapshot(ctx context.Context, look func(context.Context, querier) error) (version [2]int64, err error) {
+	tx, err := s.r.BeginTx(ctx, nil)
+	if err != nil {
+		return version, err
+	}
+	defer tx.Rollback()
+	if version, err = holdsVersion(ctx, tx); err != nil {
+		return version, err
+	}
+	return version, look(ctx, tx)
 }
 
 // reload reads how far the trace is by now, and says whether its hold is over.
