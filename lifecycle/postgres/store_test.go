@@ -1,8 +1,11 @@
 package postgres_test
 
 import (
+	"cmp"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/lotkeeper/lotkeeper/integration/pgtest"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
@@ -32,6 +35,14 @@ func harness(t testing.TB, o postgres.Options) storetest.Harness {
 		}
 		t.Cleanup(func() { s.Close() })
 		return s
+	}, Raw: func(statement string) error {
+		conn, err := pgx.Connect(t.Context(), cmp.Or(o.AdminURL, o.URL))
+		if err != nil {
+			return err
+		}
+		defer conn.Close(t.Context())
+		_, err = conn.Exec(t.Context(), `SET search_path = lotkeeper; `+statement)
+		return err
 	}}
 }
 

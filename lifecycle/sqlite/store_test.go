@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"database/sql"
 	"path/filepath"
 	"testing"
 
@@ -23,6 +24,14 @@ func harness(t testing.TB) storetest.Harness {
 		}
 		t.Cleanup(func() { s.Close() })
 		return s
+	}, Raw: func(statement string) error {
+		db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		_, err = db.ExecContext(t.Context(), statement)
+		return err
 	}}
 }
 

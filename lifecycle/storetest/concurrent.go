@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 
+	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
@@ -32,7 +34,7 @@ func cancelled(k *kit) {
 	a := row("a", expired)
 	k.take(a)
 	k.openClasses("hot-2024-01-01-1", "deferral-2026-11-1")
-	k.place("h-1", onRecord("b"))
+	k.place("h-1", onRecord("b"), traced("B", "", lifecycle.Both))
 	k.begin()
 	k.verified("seg-1", a.ArchiveClass, 1)
 	done, cancel := context.WithCancel(k.ctx)
@@ -51,11 +53,28 @@ func cancelled(k *kit) {
 			return none(s.Merge(done, []lifecycle.Sealed{row("b", expired)}, nil, l))
 		},
 		"Place":   func(s lifecycle.Store) error { return s.Place(done, placement("h-2", onRecord("a"))) },
+		"Extend":  func(s lifecycle.Store) error { return s.Extend(done, "h-1", []lifecycle.Scope{onRecord("a")}, l) },
 		"Release": func(s lifecycle.Store) error { return s.Release(done, "h-1", "x", l) },
 		"Holds":   func(s lifecycle.Store) error { return none(s.Holds(done, true)) },
 		"Hold":    func(s lifecycle.Store) error { return none(s.Hold(done, "h-1")) },
 		"Coverage": func(s lifecycle.Store) error {
 			return none(s.Coverage(done, lifecycle.Reach{Scopes: []lifecycle.Scope{onRecord("a")}}))
+		},
+		"Detail": func(s lifecycle.Store) error {
+			return none(s.Detail(done, lifecycle.Reach{Scopes: []lifecycle.Scope{onRecord("a")}}, 5))
+		},
+		"TooLate": func(s lifecycle.Store) error {
+			return none(s.TooLate(done, lifecycle.Reach{Scopes: []lifecycle.Scope{onRecord("a")}}))
+		},
+		"Links":      func(s lifecycle.Store) error { return none(s.Links(done, []cte.Lot{lotOf("LOT-1", "")}, true)) },
+		"ScopeLots":  func(s lifecycle.Store) error { return none(s.ScopeLots(done, onLot("LOT-1", ""))) },
+		"TraceHolds": func(s lifecycle.Store) error { return s.TraceHolds(done) },
+		"HeldCopies": func(s lifecycle.Store) error {
+			return none(s.HeldCopies(done, lifecycle.Reach{Scopes: []lifecycle.Scope{onRecord("a")}}))
+		},
+		"LegalHolds": func(s lifecycle.Store) error { return none(s.LegalHolds(done)) },
+		"MoveLegalHold": func(s lifecycle.Store) error {
+			return s.MoveLegalHold(done, "seg-1", "main", lifecycle.LegalNone, lifecycle.LegalSet, l)
 		},
 		"NearLots":    func(s lifecycle.Store) error { return none(s.NearLots(done, "L", 5)) },
 		"NearRecords": func(s lifecycle.Store) error { return none(s.NearRecords(done, "a", 5)) },
@@ -121,7 +140,7 @@ func cancelled(k *kit) {
 				k.Errorf("%s with a context that is done: %v", name, err)
 			}
 		}
-		// Each of them was asked: what Faulty counts is what the interface has.
+		// Each of them was asked, and there are no others.
 		asked := map[string]bool{"Close": true}
 		f := &Faulty{Store: k.Store, Fault: func(method string) (before, after error) {
 			asked[method] = true
@@ -132,8 +151,8 @@ func cancelled(k *kit) {
 				k.Errorf("%s of a faulty store: %v", name, err)
 			}
 		}
-		if len(asked) != len(calls)+1 {
-			k.Errorf("asked were %d methods", len(asked))
+		if n := reflect.TypeFor[lifecycle.Store]().NumMethod(); len(asked) != len(calls)+1 || len(asked) != n {
+			k.Errorf("asked were %d methods of %d", len(asked), n)
 		}
 	})
 
@@ -197,36 +216,65 @@ func race(k *kit) {
 		all = append(all, row(fmt.Sprint("r-", i), expired, lot(fmt.Sprint("L-", i), "S")))
 	}
 	k.take(all...)
+	for i := range n {
+		k.take(made(fmt.Sprint("m-", i), lotOf(fmt.Sprint("L-", i), "S"), lotOf(fmt.Sprint("P-", i), "S")))
+	}
 	k.begin()
 	k.verified("seg-1", all[0].ArchiveClass, n)
-	kept := 0
+	kept := map[string]int{}
 	for i, r := range all {
 		id := fmt.Sprint("h-", i)
-		scope := onRecord(r.RecordID)
-		if i%2 == 1 {
-			scope = onLot(r.TLC, "S")
+		scope := []lifecycle.Scope{
+			onRecord(r.RecordID), onLot(r.TLC, "S"), traced(fmt.Sprint("P-", i), "", lifecycle.Forward), traced(fmt.Sprint("P-", i), "S", lifecycle.Both),
+		}[i%4]
+		// What puts the record under the hold: its placing, its extension, or a link
+		// that its trace follows.
+		way, what := "place", id
+		hold := func() error { return other.Place(k.ctx, placement(id, scope)) }
+		switch i / 4 % 3 {
+		case 1:
+			way = "extend"
+			k.place(id, onRecord("nobody"))
+			hold = func() error {
+				l := leaf(lifecycle.ActionHoldExtended)
+				l.Subject = id
+				return other.Extend(k.ctx, id, []lifecycle.Scope{scope}, l)
+			}
+		case 2:
+			way, what = "link", fmt.Sprint("link-", i)
+			k.place(id, traced(fmt.Sprint("Q-", i), "", lifecycle.Forward))
+			if i%2 == 1 {
+				k.trace()
+			}
+			link := made(what, lotOf(fmt.Sprint("P-", i), "S"), lotOf(fmt.Sprint("Q-", i), ""))
+			hold = func() error {
+				l := leaf(lifecycle.ActionIngested)
+				l.Subject = what
+				_, err := other.Merge(k.ctx, []lifecycle.Sealed{link}, nil, l)
+				return err
+			}
 		}
 		var placed, deleted error
 		together(
-			func() { placed = other.Place(k.ctx, placement(id, scope)) },
+			func() { placed = hold() },
 			func() {
 				_, deleted = k.SoftDelete(k.ctx, k.lease, "seg-1", Start, members(r), leaf(lifecycle.ActionArchived))
 			},
 		)
 		k.ok(errors.Join(placed, deleted))
-		ls, err := k.Leaves(k.ctx, lifecycle.LeafQuery{Subject: id})
+		ls, err := k.Leaves(k.ctx, lifecycle.LeafQuery{Subject: what})
 		k.ok(err)
 		got, err := other.SealedRow(k.ctx, r.RecordID)
 		k.ok(err)
-		switch {
+		switch held := ls[len(ls)-1].ID; {
 		case got.State == lifecycle.Active && got.WrappedDEK != nil:
-			kept++
-		case got.State == lifecycle.Archived && got.ArchiveLeaf < ls[0].ID:
+			kept[way]++
+		case got.State == lifecycle.Archived && got.ArchiveLeaf < held:
 		default:
-			k.Errorf("%s is %s by leaf %d, and held by leaf %d", r.RecordID, got.State, got.ArchiveLeaf, ls[0].ID)
+			k.Errorf("%s is %s by leaf %d, and held (%s) by leaf %d", r.RecordID, got.State, got.ArchiveLeaf, way, held)
 		}
 	}
-	k.Logf("of %d records raced for, holds kept %d", n, kept)
+	k.Logf("of %d records raced for, holds kept %v", n, kept)
 
 	merged := 0
 	for i := range n {
@@ -270,7 +318,11 @@ func concurrent(k *kit) {
 			for i := range rounds {
 				var batch []lifecycle.Sealed
 				for j := range size {
-					batch = append(batch, row(fmt.Sprintf("%s-%d-%d", name, i, j), expired, lot(fmt.Sprint("L-", j), "S")))
+					r := row(fmt.Sprintf("%s-%d-%d", name, i, j), expired, lot(fmt.Sprint("L-", j), "S"))
+					if j%3 == 0 {
+						r.Inputs = []cte.Lot{lotOf(fmt.Sprintf("%s-%d", name, i), "S"), lotOf(fmt.Sprint("L-", (j+i)%size), "")}
+					}
+					batch = append(batch, r)
 				}
 				_, err := s.Merge(ctx, batch, []lifecycle.Placement{placement(fmt.Sprintf("h-%s-%d", name, i), onRecord(batch[0].RecordID))}, leaf(lifecycle.ActionIngested))
 				check("merge", err)
@@ -283,6 +335,8 @@ func concurrent(k *kit) {
 				id := fmt.Sprintf("p-%s-%d", name, i)
 				err := s.Place(ctx, placement(id, onLot(fmt.Sprint("L-", i), "")))
 				check("place", err)
+				check("extend", s.Extend(ctx, id, []lifecycle.Scope{traced(fmt.Sprint("L-", i), "S", lifecycle.Both), {TLCPrefix: "L-1", Trace: lifecycle.Forward}}, leaf(lifecycle.ActionHoldExtended)))
+				check("trace", s.TraceHolds(ctx))
 				check("release", s.Release(ctx, id, "over", leaf(lifecycle.ActionHoldReleased)))
 			}
 		}
@@ -329,6 +383,12 @@ func concurrent(k *kit) {
 				check("segments", err)
 				_, err = s.Holds(ctx, true)
 				check("holds", err)
+				_, err = s.Links(ctx, []cte.Lot{lotOf("L-1", ""), lotOf("L-3", "S")}, i%2 == 0)
+				check("links", err)
+				_, err = s.Coverage(ctx, lifecycle.Reach{Scopes: []lifecycle.Scope{{TLCPrefix: "L-"}}, Lots: []cte.Lot{lotOf("L-1", "")}})
+				check("coverage", err)
+				_, err = s.HeldCopies(ctx, lifecycle.Reach{Scopes: []lifecycle.Scope{{All: true}}})
+				check("held copies", err)
 				r := run(fmt.Sprintf("run-%s-%d", name, i), "ingest")
 				if _, err = s.BeginRun(ctx, r, leaf(lifecycle.ActionRunStarted)); err == nil {
 					r.Status, r.FinishedAt = "done", Start

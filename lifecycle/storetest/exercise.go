@@ -3,8 +3,11 @@ package storetest
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
+	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
@@ -36,6 +39,18 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"SoftDelete", softDelete},
 		{"SoftDeleteHeld", softDeleteHeld},
 		{"HoldBetween", holdBetween},
+		{"Scopes", scopes},
+		{"ScopesAtRandom", scopesAtRandom},
+
+		{"Lineage", lineage},
+		{"ScopeLots", scopeLots},
+		{"Tracing", tracing},
+		{"Arrivals", arrivals},
+		{"LineageOnly", lineageOnly},
+		{"ExtendTraced", extendTraced},
+		{"LargeTraces", largeTraces},
+		{"TraceAmongOthers", traceAmongOthers},
+		{"TracesAtRandom", tracesAtRandom},
 
 		{"Vaults", vaults},
 		{"VaultJoins", vaultJoins},
@@ -46,14 +61,27 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"Reseal", reseal},
 		{"Condemn", condemn},
 		{"Execute", execute},
+		{"Pins", pins},
 		{"Destroyed", destroyed},
 		{"DropCiphertext", dropCiphertext},
 		{"DropLargeClass", dropLargeClass},
 		{"AcceptKeyring", acceptKeyring},
 
 		{"PlaceAndRelease", placeAndRelease},
+		{"References", references},
+		{"FullHold", fullHold},
+		{"OverIsNotReleased", overIsNotReleased},
+		{"Extend", extend},
 		{"Coverage", coverage},
+		{"Detail", detail},
+		{"Reaches", reaches},
+		{"TooLate", tooLate},
 		{"NearMatches", nearMatches},
+
+		{"HeldCopies", heldCopies},
+		{"LegalMoves", legalMoves},
+		{"LegalUnderHolds", legalUnderHolds},
+		{"LegalRace", legalRace},
 
 		{"Runs", runs},
 		{"OneRunAtATime", oneRunAtATime},
@@ -99,9 +127,11 @@ func (k *kit) dump() string {
 	add(k.Classes(k.ctx, true))
 	add(k.Runs(k.ctx, 0))
 	add(k.Store.Vaults(k.ctx))
+	add(k.LegalHolds(k.ctx))
 	add(k.Leaves(k.ctx, lifecycle.LeafQuery{}))
 	add(k.Counts(k.ctx))
 	var all []lifecycle.Sealed
+	var lots []cte.Lot
 	for r, e := range k.Rows(k.ctx, lifecycle.Query{}) {
 		if e != nil {
 			err = e
@@ -109,9 +139,12 @@ func (k *kit) dump() string {
 		}
 		s, e := k.SealedRow(k.ctx, r.RecordID)
 		put("", nil, e)
-		all = append(all, s)
+		all, lots = append(all, s), append(lots, cte.Lot{TLC: s.TLC, Source: s.TLCSource})
 	}
 	add(all, nil)
+	links, e := k.Links(k.ctx, lots, false)
+	slices.SortFunc(links, func(a, b lifecycle.Link) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	add(links, e)
 	k.ok(err)
 	b, err := json.Marshal(d)
 	k.ok(err)

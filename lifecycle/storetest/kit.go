@@ -28,6 +28,9 @@ type Harness struct {
 	// nothing is shared with Store but the database. It registers the closing
 	// with t.
 	Open func(t testing.TB) lifecycle.Store
+	// Raw, if set, does to the database what the Store has no method for: a
+	// statement that both dialects know, on tables by their bare names.
+	Raw func(sql string) error
 }
 
 // kit is a Store with what the tests would otherwise repeat. What it is asked
@@ -36,13 +39,14 @@ type kit struct {
 	testing.TB
 	lifecycle.Store
 	again func(testing.TB) lifecycle.Store
+	raw   func(sql string) error
 	ctx   context.Context
 	lease lifecycle.Lease
 	runs  int
 }
 
 func newKit(t testing.TB, h Harness) *kit {
-	return &kit{TB: t, Store: h.Store, again: h.Open, ctx: t.Context()}
+	return &kit{TB: t, Store: h.Store, again: h.Open, raw: h.Raw, ctx: t.Context()}
 }
 
 func (k *kit) ok(err error) {
