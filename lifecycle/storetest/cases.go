@@ -385,7 +385,7 @@ func pins(k *kit) {
 			}
 		}
 		shift := -time.Duration(i) * 4 * day // so that the classes are its own
-		if c.scope.From.IsZero() == false {
+		if !c.scope.From.IsZero() {
 			c.scope.From, c.scope.To = c.scope.From.Add(shift), c.scope.To.Add(shift)
 		}
 		a := row(space+"a", expired.Add(shift), lot(space+"A", "S"), at(space+"PINNED"))
