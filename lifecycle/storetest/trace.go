@@ -504,14 +504,14 @@ func extendTraced(k *kit) {
 // largeTraces: more lots than are looked at under the lock, in one step and in
 // many; asked at once, without anybody having prepared anything.
 func largeTraces(k *kit) {
-	n := many(12_000)
+	n, steps := many(12_000), many(6000)
 	star := []lifecycle.Sealed{row("star-root", expired, lot("star", "S"))}
 	chain := []lifecycle.Sealed{row("chain-0", expired, lot("chain-0", "S"))}
 	for i := 1; i <= n; i++ {
 		star = append(star, made(fmt.Sprint("star-", i), lotOf(fmt.Sprint("star-", i), "S"), lotOf("star", "S")))
 	}
 	// A chain takes as many steps as it has lots.
-	for i := 1; i <= n; i++ {
+	for i := 1; i <= steps; i++ {
 		chain = append(chain, made(fmt.Sprint("chain-", i), lotOf(fmt.Sprint("chain-", i), "S"), lotOf(fmt.Sprint("chain-", i-1), "S")))
 	}
 	k.take(star...)
@@ -520,17 +520,18 @@ func largeTraces(k *kit) {
 	k.take(free)
 	k.begin()
 	ends := func(rows []lifecycle.Sealed) []lifecycle.Sealed {
-		return []lifecycle.Sealed{rows[0], rows[1], rows[n/2], rows[n], free}
+		last := len(rows) - 1
+		return []lifecycle.Sealed{rows[0], rows[1], rows[last/2], rows[last]}
 	}
 	k.verified("seg-star", free.ArchiveClass, 1)
 	k.verified("seg-chain", free.ArchiveClass, 1)
 	k.verified("seg-free", free.ArchiveClass, 1)
 	k.place("h-star", traced(fmt.Sprint("star-", n), "S", lifecycle.Both))
 	k.place("h-chain", traced("chain-0", "", lifecycle.Forward))
-	if got := k.softDeleted("seg-star", ends(star)[:4]); got != 0 {
+	if got := k.softDeleted("seg-star", ends(star)); got != 0 {
 		k.Errorf("%d of a star were archived", got)
 	}
-	if got := k.softDeleted("seg-chain", ends(chain)[:4]); got != 0 {
+	if got := k.softDeleted("seg-chain", ends(chain)); got != 0 {
 		k.Errorf("%d of a chain were archived", got)
 	}
 	if got := k.softDeleted("seg-free", []lifecycle.Sealed{free}); got != 1 {
@@ -538,16 +539,16 @@ func largeTraces(k *kit) {
 	}
 	// Another hold on the same, from the other end, with a step before.
 	k.release("h-chain")
-	k.place("h-chain-2", traced(fmt.Sprint("chain-", n), "S", lifecycle.Backward))
+	k.place("h-chain-2", traced(fmt.Sprint("chain-", steps), "S", lifecycle.Backward))
 	k.trace()
 	k.take(made("before", lotOf("chain-0", "S"), lotOf("before", "S")), row("before-plain", expired, lot("before", "T")), row("before-plain-2", expired, lot("before", "S")))
-	rows := []lifecycle.Sealed{row("before-plain", expired, lot("before", "T")), row("before-plain-2", expired, lot("before", "S")), chain[0], chain[n]}
+	rows := []lifecycle.Sealed{row("before-plain", expired, lot("before", "T")), row("before-plain-2", expired, lot("before", "S")), chain[0], chain[steps]}
 	if got := k.softDeleted("seg-chain", rows); got != 1 || k.state("before-plain") != lifecycle.Archived {
 		k.Errorf("%d were archived, want the one of another source", got)
 	}
 	k.release("h-star")
 	k.release("h-chain-2")
-	if got := k.softDeleted("seg-star", append(ends(star)[:4], ends(chain)[:4]...)); got != 8 {
+	if got := k.softDeleted("seg-star", append(ends(star), ends(chain)...)); got != 8 {
 		k.Errorf("%d of 8 were archived after the release", got)
 	}
 }
