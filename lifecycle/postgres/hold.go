@@ -141,7 +141,12 @@ func (s *Store) Extend(ctx context.Context, id string, scopes []lifecycle.Scope,
 		if !have[0].Open() {
 			return fmt.Errorf("hold %s: %w", id, lifecycle.ErrReleased)
 		}
-		fresh := slices.DeleteFunc(slices.Clone(scopes), func(sc lifecycle.Scope) bool { return slices.Contains(have[0].Scopes, sc) })
+		var fresh []lifecycle.Scope
+		for _, sc := range scopes {
+			if !slices.Contains(have[0].Scopes, sc) && !slices.Contains(fresh, sc) {
+				fresh = append(fresh, sc)
+			}
+		}
 		if len(fresh) == 0 {
 			return nil
 		}

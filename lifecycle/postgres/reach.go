@@ -63,6 +63,9 @@ func hits(r lifecycle.Reach, p *params) string {
 		}
 	}
 	for _, l := range r.Lots {
+		if l.TLC == "" {
+			continue // records of no lot are of no lot together
+		}
 		traced, tracedSources = append(traced, l.TLC), append(tracedSources, l.Source)
 	}
 	var arms []string

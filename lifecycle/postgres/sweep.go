@@ -335,8 +335,7 @@ func holdsVersion(ctx context.Context, q querier) (string, error) {
 // condemned or executing. Unverified are members that do not have their copy
 // elsewhere: one that is active but says this class, and one that is archived in a
 // segment which is not verified. It looks at the records, DEKs at the DEKs: two
-// witnesses. Held are members of a condemned class that an open hold covers: of one
-// that is executing, the key may be gone already, and the hold came too late for it.
+// witnesses. Held are members that an open hold covers.
 func countClasses(ctx context.Context, q querier, now time.Time, classes []string) ([]shred.Evidence, error) {
 	out, err := all(ctx, q, func(c *columns) shred.Evidence {
 		return shred.Evidence{Class: c.text(), ClosesAt: c.time(), Now: now, IntentLeaf: c.int(), DEKs: int(c.int()), Unverified: int(c.int())}
@@ -355,7 +354,7 @@ func countClasses(ctx context.Context, q querier, now time.Time, classes []strin
 	}
 	ofClass := map[string]int{}
 	if err := each(ctx, q, func(c *columns) { ofClass[c.text()] = int(c.int()) }, `SELECT c.class_id, count(*) FROM lotkeeper.classes c JOIN lotkeeper.records r ON r.class_no = c.class_no
-		WHERE c.class_id = ANY($1) AND c.state = 'condemned' AND r.state <> 'purged' AND `+held+` GROUP BY c.class_id`, classes); err != nil {
+		WHERE c.class_id = ANY($1) AND c.state IN ('condemned', 'executing') AND r.state <> 'purged' AND `+held+` GROUP BY c.class_id`, classes); err != nil {
 		return nil, err
 	}
 	for i := range out {
