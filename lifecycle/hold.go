@@ -179,6 +179,11 @@ func (h *Hold) Open() bool { return h.ReleasedAt.IsZero() }
 // Over says that the end that the hold was placed with has come.
 func (h *Hold) Over(now time.Time) bool { return !h.Until.IsZero() && !h.Until.After(now) }
 
+// Overdue says that the hold is open and its review date has passed.
+func (h *Hold) Overdue(now time.Time) bool {
+	return h.Open() && !h.ReviewAt.IsZero() && !h.ReviewAt.After(now)
+}
+
 // HoldSet answers which open holds cover a record, in memory. It is the
 // planner's check; the destructive statements repeat it in SQL from base rows.
 // Memory follows the scopes, and the lots that tracing led to.

@@ -40,6 +40,10 @@ type PlaceResult struct {
 	TooLate int64 `json:"too_late"`
 	// Late says when that was, and by which receipt.
 	Late []LateView `json:"late,omitempty"`
+	// AllLots counts the lots of what a dry run would cover, Lots lists those with
+	// the most records.
+	AllLots int        `json:"lot_count,omitempty"`
+	Lots    []LotCount `json:"lots,omitempty"`
 	// Status is "open", or "partial" while not every vault has confirmed the
 	// legal holds on what is archived.
 	Status string `json:"status"`
@@ -134,7 +138,7 @@ func sameScopes(a, b []Scope) bool {
 // here on is only logged.
 func (e *Engine) placed(ctx context.Context, res PlaceResult, scopes []Scope) PlaceResult {
 	counting, cancel := ctx, context.CancelFunc(func() {})
-	if e.Limits.CountFor > 0 && !res.DryRun {
+	if e.Limits.CountFor > 0 {
 		counting, cancel = context.WithTimeout(ctx, e.Limits.CountFor)
 	}
 	defer cancel()
@@ -144,20 +148,25 @@ func (e *Engine) placed(ctx context.Context, res PlaceResult, scopes []Scope) Pl
 		}
 		return res
 	}
+	e.near(counting, &res, scopes)
+	return res
+}
+
+// near looks for what resembles the first scope, if nothing matches.
+func (e *Engine) near(ctx context.Context, res *PlaceResult, scopes []Scope) {
 	if res.Covered+res.TooLate > 0 {
-		return res
+		return
 	}
 	var err error
 	switch s := scopes[0]; {
 	case s.RecordID != "":
-		res.NearRecords, err = e.Store.NearRecords(counting, s.RecordID, 5)
+		res.NearRecords, err = e.Store.NearRecords(ctx, s.RecordID, 5)
 	case s.TLC+s.TLCPrefix != "":
-		res.NearLots, err = e.Store.NearLots(counting, s.TLC+s.TLCPrefix, 5)
+		res.NearLots, err = e.Store.NearLots(ctx, s.TLC+s.TLCPrefix, 5)
 	}
-	if err != nil && counting.Err() == nil {
+	if err != nil && ctx.Err() == nil {
 		e.Log.Warn().Err(err).Str("hold_id", res.HoldID).Msg("couldn't look for near matches")
 	}
-	return res
 }
 
 func (e *Engine) count(ctx context.Context, res *PlaceResult, scopes []Scope) error {
@@ -191,16 +200,33 @@ func (e *Engine) late(ctx context.Context, r Reach) ([]LateView, error) {
 	return out, err
 }
 
+// plannedLots is how many lots a dry run lists.
+const plannedLots = 100
+
 // WouldPlace says what a hold would cover, and changes nothing.
 func (e *Engine) WouldPlace(ctx context.Context, req PlaceRequest) (PlaceResult, error) {
 	if err := e.checkPlace(req); err != nil {
 		return PlaceResult{}, fmt.Errorf("couldn't plan the hold: %w", err)
 	}
 	res := PlaceResult{DryRun: true, Status: "open"}
-	if err := e.count(ctx, &res, req.Scopes); err != nil {
+	if err := e.plan(ctx, &res, req.Scopes); err != nil {
 		return PlaceResult{}, fmt.Errorf("couldn't plan the hold: %w", err)
 	}
-	return e.placed(ctx, res, req.Scopes), nil
+	e.near(ctx, &res, req.Scopes)
+	return res, nil
+}
+
+func (e *Engine) plan(ctx context.Context, res *PlaceResult, scopes []Scope) error {
+	if err := e.count(ctx, res, scopes); err != nil {
+		return err
+	}
+	r, err := e.reach(ctx, scopes)
+	if err != nil {
+		return err
+	}
+	d, err := e.Store.Detail(ctx, r, plannedLots)
+	res.AllLots, res.Lots = d.AllLots, d.Lots
+	return err
 }
 
 // Extend adds scopes to an open hold, and says what it covers now. Scopes that it

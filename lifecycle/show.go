@@ -261,7 +261,7 @@ func (e *Engine) Describe(ctx context.Context, h *Hold, limit int) (HoldDetail, 
 		AgeDays: int(now.Sub(h.PlacedAt) / (24 * time.Hour)), Scopes: h.Scopes, Vaults: []VaultHolds{}, Late: []LateView{},
 	}
 	if !h.ReviewAt.IsZero() {
-		d.ReviewAt, d.Overdue = cte.FormatTime(h.ReviewAt), h.Open() && !h.ReviewAt.After(now)
+		d.ReviewAt, d.Overdue = cte.FormatTime(h.ReviewAt), h.Overdue(now)
 	}
 	if !h.Until.IsZero() {
 		d.Until = cte.FormatTime(h.Until)

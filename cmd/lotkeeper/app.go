@@ -141,7 +141,8 @@ func (a *app) configure(cmd *cobra.Command) error {
 // variable nobody has set, and an empty --lot would select every lot.
 func noneEmpty(flags *pflag.FlagSet) (err error) {
 	flags.Visit(func(f *pflag.Flag) {
-		if f.Value.Type() == "string" && f.Value.String() == "" {
+		many, ok := f.Value.(pflag.SliceValue)
+		if f.Value.Type() == "string" && f.Value.String() == "" || ok && slices.Contains(many.GetSlice(), "") {
 			err = usagef("--%s is empty", f.Name)
 		}
 	})
@@ -234,27 +235,28 @@ func check(flags any) error {
 		switch b.Tag() {
 		case "required":
 			missing = append(missing, b.Field())
-		case "required_without":
-			missing = append(missing, b.Field()+" or "+flagName(flags, b.Param()))
+		case "required_without_all":
+			missing = append(missing, b.Field()+" or another condition")
 		}
 	}
 	if len(missing) > 0 {
 		return usagef("missing: %s", strings.Join(missing, ", "))
 	}
 	b := broken[0]
+	field, _, _ := strings.Cut(b.Field(), "[") // whichever value it is of a repeated flag
 	switch b.Tag() {
 	case "oneof":
-		return usagef("%s must be one of %s, not %q", b.Field(), strings.ReplaceAll(b.Param(), " ", ", "), fmt.Sprint(b.Value()))
+		return usagef("%s must be one of %s, not %q", field, strings.ReplaceAll(b.Param(), " ", ", "), fmt.Sprint(b.Value()))
 	case "excluded_with":
-		return usagef("%s and %s do not go together", b.Field(), flagName(flags, b.Param()))
+		return usagef("%s and %s do not go together", field, flagName(flags, b.Param()))
 	case "max":
-		return usagef("%s is longer than %s characters", b.Field(), b.Param())
+		return usagef("%s is longer than %s characters", field, b.Param())
 	case "min":
-		return usagef("%s must be at least %s, not %v", b.Field(), b.Param(), b.Value())
+		return usagef("%s must be at least %s, not %v", field, b.Param(), b.Value())
 	case "nocontrol":
-		return usagef("%s contains a control character", b.Field())
+		return usagef("%s contains a control character", field)
 	}
-	return usagef("%s breaks the rule %s", b.Field(), b.Tag())
+	return usagef("%s breaks the rule %s", field, b.Tag())
 }
 
 // flagName is the flag of another field that a rule names.

@@ -4,105 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
 func newHold(a *app) *cobra.Command {
-	return group("hold", "Stop shredding and purging of a lot or a record",
-		`Place, release and show holds. A hold is a named case, such as a recall: as long
-as it is open, nothing that it covers is shredded or purged.`,
-		newHoldPlace(a), newHoldRelease(a), newHoldList(a), newHoldShow(a))
+	return group("hold", "Stop shredding and purging of what a case needs",
+		`Place, extend, release and show holds. A hold is a named case, such as a recall: as
+long as it is open, nothing that it covers is shredded or purged.`,
+		newHoldPlace(a), newHoldExtend(a), newHoldRelease(a), newHoldList(a), newHoldShow(a))
 }
 
-// holdFlags ask for a hold.
-type holdFlags struct {
-	Lot       string `flag:"--lot" validate:"required_without=Record,excluded_with=Record,max=512"`
-	TLCSource string `flag:"--tlc-source" validate:"excluded_with=Record,max=512"`
-	Record    string `flag:"--record" validate:"max=512"`
-	Kind      string `flag:"--kind" validate:"required,oneof=recall fda-inquiry inspection-freeze litigation"`
-	Reason    string `flag:"--reason" validate:"required,max=2000"`
-	Reference string `flag:"--reference" validate:"max=200"`
-}
-
-func newHoldPlace(a *app) *cobra.Command {
-	var f holdFlags
-	cmd := &cobra.Command{
-		Use:   "place (--lot CODE [--tlc-source SOURCE] | --record ID) --kind KIND --reason TEXT [--reference TEXT]",
-		Short: "Place a hold on a lot or a record",
-		Long: `Place a hold on a lot or on one record. From the moment this command returns,
-nothing that it covers is shredded or purged, also of what arrives later.
-
-The lot code is matched exactly. With --tlc-source the hold covers the lot of
-that source, and records of the lot that name none. A hold that matches nothing
-is placed all the same, codes that are like it are listed, and the exit code
-is 3.`,
-		Example: `  lotkeeper hold place --lot LOT-2022-09-14-XJ9 --kind recall \
-      --reason "Salmonella, onions" --reference F-1203-2026
-  lotkeeper hold place --record cte-8842-a --kind litigation --reason "Doe"`,
-		Args: arguments(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := check(&f); err != nil {
-				return err
-			}
-			return a.with(cmd.Context(), func(e *lifecycle.Engine) error { return a.holdPlace(cmd.Context(), e, f) })
-		},
+// holdKinds are those that a person may place.
+func holdKinds() []string {
+	kinds := make([]string, len(lifecycle.HoldKinds))
+	for i, k := range lifecycle.HoldKinds {
+		kinds[i] = string(k)
 	}
-	cmd.Flags().SortFlags = false
-	cmd.Flags().StringVar(&f.Lot, "lot", "", "the lot with this traceability lot `CODE`")
-	cmd.Flags().StringVar(&f.TLCSource, "tlc-source", "", "only the lot of this traceability lot code `SOURCE`")
-	cmd.Flags().StringVar(&f.Record, "record", "", "the record with this `ID`")
-	cmd.Flags().StringVar(&f.Kind, "kind", "", "`KIND` of case: recall, fda-inquiry, inspection-freeze or litigation")
-	cmd.Flags().StringVar(&f.Reason, "reason", "", "why, as `TEXT` for whoever reads it later")
-	cmd.Flags().StringVar(&f.Reference, "reference", "", "the case's number, as `TEXT`")
-	exits(cmd, exitFailed, exitFindings)
-	finds(cmd, "the hold is placed, and matches nothing yet")
-	return cmd
-}
-
-func (a *app) holdPlace(ctx context.Context, e *lifecycle.Engine, f holdFlags) error {
-	res, err := e.Place(ctx, lifecycle.PlaceRequest{
-		Kind: lifecycle.HoldKind(f.Kind), Reason: f.Reason, Reference: f.Reference,
-		Scopes: []lifecycle.Scope{{RecordID: f.Record, TLC: f.Lot, TLCSource: f.TLCSource}},
-	})
-	if err != nil {
-		return err
-	}
-	if err := result(a, res, func(s *screen) {
-		s.fields("", "hold", res.HoldID, "covers", plural(res.Covered, "record"), "too late", plural(res.TooLate, "record"), "status", res.Status)
-	}); err != nil {
-		return err
-	}
-	if res.TooLate > 0 {
-		a.note("of %s no readable copy is left: the hold came too late for them", plural(res.TooLate, "record"))
-	}
-	if res.Covered+res.TooLate > 0 {
-		return nil
-	}
-	hint := "the hold stands, for what may still arrive; if the code is wrong, place another, then type: lotkeeper hold release " + res.HoldID + " --reason TEXT"
-	if near := nearMatches(res); near != "" {
-		hint = "there is " + near + "; " + hint
-	}
-	return &findings{fmt.Sprintf("hold %s is placed and matches nothing yet", res.HoldID), hint}
-}
-
-func nearMatches(r lifecycle.PlaceResult) string {
-	near := r.NearRecords
-	for _, l := range r.NearLots {
-		near = append(near, lotText(l))
-	}
-	return strings.Join(near, ", ")
-}
-
-func lotText(l cte.Lot) string {
-	if l.Source == "" {
-		return fmt.Sprintf("%q", l.TLC)
-	}
-	return fmt.Sprintf("%q from %q", l.TLC, l.Source)
+	return kinds
 }
 
 // releaseFlags end a hold.
@@ -116,7 +40,8 @@ func newHoldRelease(a *app) *cobra.Command {
 		Use:   "release HOLD --reason TEXT",
 		Short: "End a hold, and say why",
 		Long: `End a hold. A record stays held until the last hold that covers it is released;
-then the next sweep treats it as any other.`,
+then the next sweep treats it as any other. Legal holds in the vaults that no other
+hold needs are lifted; the next sweep lifts those that a vault refuses now.`,
 		Example: `  lotkeeper hold release hold-20261121-7h3kq0w2xz --reason "recall closed"`,
 		Args:    arguments("HOLD"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -128,13 +53,41 @@ then the next sweep treats it as any other.`,
 				if err := e.Release(ctx, args[0], f.Reason); err != nil {
 					return holdError(args[0], err)
 				}
-				return a.holdShow(ctx, e, args[0])
+				if err := a.holdShow(ctx, e, args[0]); err != nil {
+					return err
+				}
+				return a.lift(ctx, e, args[0])
 			})
 		},
 	}
 	cmd.Flags().StringVar(&f.Reason, "reason", "", "why, as `TEXT` for whoever reads it later")
 	exits(cmd, exitFailed)
 	return cmd
+}
+
+// lift lifts the legal holds that a release has left without a hold. The hold is
+// released by then, whatever becomes of them.
+func (a *app) lift(ctx context.Context, e *lifecycle.Engine, id string) error {
+	_, err := e.ProjectHolds(ctx)
+	a.progress.clear()
+	var left []lifecycle.HeldCopy
+	if err == nil {
+		left, err = e.Store.LegalHolds(ctx)
+	}
+	if err != nil {
+		a.note("%s is released; its legal holds are not lifted yet, the next sweep lifts them: %v", id, err)
+		return nil
+	}
+	n := map[string]int{}
+	for _, c := range left {
+		if c.State == lifecycle.Lifting {
+			n[c.Vault]++
+		}
+	}
+	for _, vault := range slices.Sorted(maps.Keys(n)) {
+		a.note("vault %s has not lifted the legal holds of %s that no hold needs any more: the next sweep does", vault, plural(n[vault], "segment"))
+	}
+	return nil
 }
 
 func holdError(id string, err error) error {
@@ -147,69 +100,106 @@ func holdError(id string, err error) error {
 	return err
 }
 
+// listFlags choose holds.
+type listFlags struct {
+	All     bool   `flag:"--all"`
+	Overdue bool   `flag:"--overdue" validate:"excluded_with=All"`
+	Kind    string `flag:"--kind" validate:"omitempty,oneof=recall fda-inquiry inspection-freeze litigation retention-hold"`
+}
+
 func newHoldList(a *app) *cobra.Command {
-	var all bool
+	var f listFlags
 	cmd := &cobra.Command{
-		Use:   "list [--all]",
+		Use:   "list [--all | --overdue] [--kind KIND]",
 		Short: "List the open holds",
-		Long:  `List the open holds in the order they were placed, with what they cover now.`,
+		Long: `List the open holds in the order they were placed, with what they cover now. With
+--overdue list those whose review date has passed; if there is one, the exit code
+is 3.`,
 		Example: `  lotkeeper hold list
-  lotkeeper hold list --all -o csv`,
+  lotkeeper hold list --overdue
+  lotkeeper hold list --all --kind recall -o csv`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx := cmd.Context()
-			return a.with(ctx, func(e *lifecycle.Engine) error {
-				holds, err := e.Store.Holds(ctx, !all)
-				if err != nil {
-					return err
-				}
-				type hold = lifecycle.HoldDetail
-				l := newList(a, []column[hold]{
-					{title: "HOLD", cell: func(h hold) string { return h.HoldID }, whole: true},
-					{title: "KIND", cell: func(h hold) string { return string(h.Kind) }},
-					{title: "ON", cell: func(h hold) string { return scopesText(h.Scopes) }},
-					{title: "COVERS", cell: func(h hold) string { return fmt.Sprint(h.Covered) }, whole: true, right: true},
-					{title: "STATUS", cell: func(h hold) string { return h.Status }, whole: true},
-					{title: "REASON", cell: func(h hold) string { return h.Reason }},
-				})
-				for _, h := range holds {
-					d, err := e.Describe(ctx, h, 10)
-					if err != nil {
-						return err
-					}
-					if err := l.add(d); err != nil {
-						return err
-					}
-				}
-				if err := l.close(); err != nil {
-					return err
-				}
-				if l.n == 0 {
-					a.note("there is no %shold", map[bool]string{false: "open "}[all])
-				}
-				return nil
-			})
+			if err := check(&f); err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(e *lifecycle.Engine) error { return a.holdList(cmd.Context(), e, f) })
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "released ones too")
-	exits(cmd, exitFailed)
+	cmd.Flags().SortFlags = false
+	cmd.Flags().BoolVar(&f.All, "all", false, "released ones too")
+	cmd.Flags().BoolVar(&f.Overdue, "overdue", false, "only those whose review date has passed")
+	cmd.Flags().StringVar(&f.Kind, "kind", "", "only those of this `KIND`: recall, fda-inquiry, inspection-freeze, litigation or retention-hold")
+	oneOf(cmd, "kind", append(holdKinds(), string(lifecycle.RetentionHold))...)
+	exits(cmd, exitFailed, exitFindings)
+	finds(cmd, "with --overdue: there are holds whose review date has passed")
 	return cmd
 }
 
-func scopesText(scopes []lifecycle.Scope) string {
-	texts := make([]string, len(scopes))
-	for i, s := range scopes {
-		texts[i] = s.String()
+func (a *app) holdList(ctx context.Context, e *lifecycle.Engine, f listFlags) error {
+	holds, err := e.Store.Holds(ctx, !f.All)
+	if err != nil {
+		return err
 	}
-	return strings.Join(texts, "; ")
+	now := a.now()
+	type hold = lifecycle.HoldDetail
+	l := newList(a, []column[hold]{
+		{title: "HOLD", cell: func(h hold) string { return h.HoldID }, whole: true},
+		{title: "KIND", cell: func(h hold) string { return string(h.Kind) }},
+		{title: "REFERENCE", cell: func(h hold) string { return h.Reference }},
+		{title: "ON", cell: func(h hold) string { return scopesText(h.Scopes, 2) }},
+		{title: "COVERS", cell: func(h hold) string { return fmt.Sprint(h.Covered) }, whole: true, right: true},
+		{title: "DAYS", cell: func(h hold) string { return fmt.Sprint(h.AgeDays) }, whole: true, right: true},
+		{title: "STATUS", cell: func(h hold) string { return statusText(h.Status) + overdueText(h.Overdue) }, whole: true},
+	})
+	for _, h := range holds {
+		if f.Kind != "" && string(h.Kind) != f.Kind || f.Overdue && !h.Overdue(now) {
+			continue
+		}
+		d, err := e.Describe(ctx, h, listedLots)
+		if err != nil {
+			return err
+		}
+		if err := l.add(d); err != nil {
+			return err
+		}
+	}
+	if err := l.close(); err != nil {
+		return err
+	}
+	what := map[bool]string{false: "open "}[f.All] + strings.TrimPrefix(f.Kind+" ", " ")
+	switch {
+	case f.Overdue && l.n > 0:
+		return &findings{fmt.Sprintf("the review date of %s has passed", plural(l.n, what+"hold")),
+			"see whether each is still needed; to end one, type: lotkeeper hold release HOLD --reason TEXT"}
+	case f.Overdue:
+		a.note("the review date of no %shold has passed", what)
+	case l.n == 0:
+		a.note("there is no %shold", what)
+	}
+	return nil
+}
+
+// listedLots is how many lots and locations of each hold a list has.
+const listedLots = 10
+
+func overdueText(overdue bool) string {
+	if overdue {
+		return ", OVERDUE"
+	}
+	return ""
 }
 
 func newHoldShow(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "show HOLD",
-		Short:   "Show one hold and what it covers now",
-		Example: "  lotkeeper hold show hold-20261121-7h3kq0w2xz",
-		Args:    arguments("HOLD"),
+		Use:   "show HOLD",
+		Short: "Show one hold: what it covers now, and how far each vault is",
+		Long: `Show one hold: its case, what it covers now, counted by lot and by location, what
+it came too late for, and how far each vault is with the legal holds. A table lists
+the lots with the most records, the other formats list all.`,
+		Example: `  lotkeeper hold show hold-20261121-7h3kq0w2xz
+  lotkeeper hold show hold-20261121-7h3kq0w2xz -o json | jq -r '.lots[].traceability_lot_code'`,
+		Args: arguments("HOLD"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), func(e *lifecycle.Engine) error { return a.holdShow(cmd.Context(), e, args[0]) })
 		},
@@ -223,18 +213,54 @@ func (a *app) holdShow(ctx context.Context, e *lifecycle.Engine, id string) erro
 	if err != nil {
 		return holdError(id, err)
 	}
-	d, err := e.Describe(ctx, h, 10)
+	limit := 0
+	if a.Output == "table" {
+		limit = tableLots
+	}
+	d, err := e.Describe(ctx, h, limit)
 	if err != nil {
 		return err
 	}
-	return result(a, d, func(s *screen) {
-		s.fields("", notEmpty([]string{
-			"hold", d.HoldID, "kind", string(d.Kind), "on", scopesText(d.Scopes), "reference", d.Reference, "reason", d.Reason,
-			"status", d.Status, "placed", seconds(d.PlacedAt) + " by " + d.PlacedBy,
-			"covers", plural(d.Covered, "record"), "too late", plural(d.TooLate, "record"),
-		})...)
-		if d.ReleasedAt != "" {
-			s.fields("", "released", seconds(d.ReleasedAt)+" by "+d.ReleasedBy, "because", d.ReleaseReason)
-		}
-	})
+	if err := result(a, d, func(s *screen) { holdScreen(s, d, h.Open() && h.Over(a.now())) }); err != nil {
+		return err
+	}
+	if !h.Open() {
+		return nil
+	}
+	return a.mistyped(ctx, e, h.Scopes)
+}
+
+// holdScreen shows a hold. over: it is open, and its end has come.
+func holdScreen(s *screen, d lifecycle.HoldDetail, over bool) {
+	covers := coversText(d.Covered, d.Archived)
+	if d.Covered > 0 {
+		covers += fmt.Sprintf("; %s, %s", plural(d.AllLots, "lot"), plural(d.AllLocations, "location"))
+	}
+	review, until := "", ""
+	if d.ReviewAt != "" {
+		review = seconds(d.ReviewAt) + overdueText(d.Overdue)
+	}
+	if d.Until != "" {
+		until = seconds(d.Until) + map[bool]string{true: ", which has come: it covers nothing any more"}[over]
+	}
+	s.fields("", notEmpty([]string{
+		"hold", d.HoldID, "kind", string(d.Kind), "reference", d.Reference, "reason", d.Reason,
+		"on", scopesText(d.Scopes, tableLots),
+		"status", statusText(d.Status), "placed", fmt.Sprintf("%s by %s, %s ago", seconds(d.PlacedAt), d.PlacedBy, plural(d.AgeDays, "day")),
+		"review", review, "until", until,
+		"covers", covers, "too late", plural(d.TooLate, "record"),
+	})...)
+	if d.ReleasedAt != "" {
+		s.fields("", "released", seconds(d.ReleasedAt)+" by "+d.ReleasedBy, "because", d.ReleaseReason)
+	}
+	lotsTable(s, d.Lots, d.AllLots)
+	if shown := d.Locations[:min(len(d.Locations), tableLots)]; len(shown) > 0 {
+		s.printf("\n")
+		table(s, shown,
+			column[lifecycle.LocationCount]{title: "LOCATION", cell: func(l lifecycle.LocationCount) string { return l.Location }},
+			column[lifecycle.LocationCount]{title: "RECORDS", cell: func(l lifecycle.LocationCount) string { return fmt.Sprint(l.Records) }, whole: true, right: true})
+		more(s, d.AllLocations-len(shown))
+	}
+	lateTable(s, d.Late)
+	vaultsTable(s, d.Vaults)
 }

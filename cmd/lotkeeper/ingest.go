@@ -67,16 +67,9 @@ take them out of it, edit them, and ingest them:
 
 func (a *app) ingest(ctx context.Context, files []string, f ingestFlags) error {
 	opt := lifecycle.IngestOptions{Strict: f.strict}
-	if f.eventType != "" {
-		t, ok := cte.ParseEventType(f.eventType)
-		if !ok {
-			names := make([]string, len(cte.EventTypes))
-			for i, t := range cte.EventTypes {
-				names[i] = string(t)
-			}
-			return usagef("--event-type must be one of %s, not %q", strings.Join(names, ", "), f.eventType)
-		}
-		opt.EventType = t
+	var err error
+	if opt.EventType, err = eventTypeFlag(f.eventType); err != nil {
+		return err
 	}
 	inputs, err := a.inputs(ctx, files)
 	if err != nil {
@@ -109,6 +102,23 @@ func (a *app) ingest(ctx context.Context, files []string, f ingestFlags) error {
 			"mend the rows in that file and ingest them again; how is in: lotkeeper ingest --help",
 		}
 	})
+}
+
+// eventTypeFlag is what --event-type says; nothing if it was not given.
+func eventTypeFlag(name string) (cte.EventType, error) {
+	t, ok := cte.ParseEventType(name)
+	if !ok && name != "" {
+		return "", usagef("--event-type must be one of %s, not %q", strings.Join(eventTypes(), ", "), name)
+	}
+	return t, nil
+}
+
+func eventTypes() []string {
+	names := make([]string, len(cte.EventTypes))
+	for i, t := range cte.EventTypes {
+		names[i] = string(t)
+	}
+	return names
 }
 
 func ingestTable(s *screen, r lifecycle.IngestResult) {

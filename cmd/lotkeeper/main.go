@@ -49,10 +49,7 @@ func run(ctx context.Context, a *app, args []string) int {
 	}
 	err = errors.Join(err, a.out.Flush())
 	if err != nil && ctx.Err() != nil {
-		err = &hinted{errors.New("interrupted"), "what was begun is safe; type the same command again and it goes on from there"}
-		if cmd.CommandPath() == "lotkeeper hold place" {
-			err = &hinted{errors.New("interrupted: no hold is known to be placed"), "to see whether it was, type: lotkeeper hold list"}
-		}
+		err = interrupted(cmd.CommandPath(), err)
 	}
 	code := exitCode(err)
 	if code != exitDone {
@@ -61,12 +58,24 @@ func run(ctx context.Context, a *app, args []string) int {
 	return code
 }
 
+// interrupted says what became of a command that a signal has ended.
+func interrupted(command string, err error) error {
+	var stands *holdStands
+	switch {
+	case errors.As(err, &stands):
+		return err // it says itself what stands
+	case command == "lotkeeper hold place", command == "lotkeeper hold extend":
+		return &hinted{errors.New("interrupted: no hold is known to be placed"), "to see whether it was, type: lotkeeper hold list"}
+	}
+	return &hinted{errors.New("interrupted"), "what was begun is safe; type the same command again and it goes on from there"}
+}
+
 // The exit codes. Scripts rely on them.
 const (
 	exitDone     = 0 // also with gaps, also when a sweep passed over held records
 	exitFailed   = 1
 	exitUsage    = 2
-	exitFindings = 3 // rejects, conflicts, mismatches, a hold that matches nothing yet
+	exitFindings = 3 // rejects, conflicts, mismatches, a hold that matches nothing yet or is PARTIAL
 	exitHeld     = 4 // the named target itself is held
 	exitLocked   = 5 // another run holds the lock
 	exitRefused  = 6 // by a safety check: nothing was done

@@ -28,7 +28,7 @@ func newProgress(to io.Writer, terminal bool) *progress {
 }
 
 // update is lifecycle.Engine.Progress.
-func (p *progress) update(step string, records int) {
+func (p *progress) update(step string, n int) {
 	if !p.terminal {
 		return
 	}
@@ -48,7 +48,11 @@ func (p *progress) update(step string, records int) {
 			// the words of a message.
 			progressbar.OptionSetSpinnerChangeInterval(0))
 	}
-	p.bar.Describe(fmt.Sprintf("%s: %s", step, plural(records, "record")))
+	what := "record"
+	if step == "legal holds" {
+		what = "segment"
+	}
+	p.bar.Describe(fmt.Sprintf("%s: %s", step, plural(n, what)))
 	_ = p.bar.Add(1) // a bar that cannot be drawn stops nothing
 }
 

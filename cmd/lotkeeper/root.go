@@ -41,7 +41,7 @@ lives in ./lotkeeper-data.`,
 	f.StringVar(&a.Actor, "actor", "", "`NAME` that the audit trail gets; default: the operating system's user (LOTKEEPER_ACTOR)")
 
 	root.AddCommand(
-		newInit(a), newIngest(a), newSweep(a), newRecord(a), newHold(a), newRun(a), newReport(a),
+		newInit(a), newIngest(a), newSweep(a), newRecord(a), newTrace(a), newHold(a), newRun(a), newReport(a),
 		newVerify(a), newExport(a), newShred(a), newVault(a), newDoctor(a), newConfig(a), newDemo(a), newVersion(a),
 	)
 	root.SetHelpCommand(newHelp())
@@ -199,6 +199,13 @@ func help(a *app, cmd *cobra.Command) {
 				fmt.Fprintf(w, "  %d  %s\n", code, text)
 			}
 		}
+	}
+}
+
+// oneOf completes a flag that takes one of a few words.
+func oneOf(cmd *cobra.Command, flag string, words ...string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // a misspelt flag
 	}
 }
 

@@ -27,7 +27,8 @@ func newSweep(a *app) *cobra.Command {
 		Long: `Move every record that is past the cutoff and not held into the archive: seal it
 into segments, put them into every vault, read them back and compare, and only
 then drop the hot copies' keys. Then destroy the class keys that nothing depends
-on any more. Held records stay.
+on any more. Held records stay; legal holds in the vaults are brought in line with
+the holds.
 
 A sweep that was interrupted is finished by the next one.`,
 		Example: `  lotkeeper sweep --dry-run                        what would happen now
@@ -52,7 +53,8 @@ A sweep that was interrupted is finished by the next one.`,
 	cmd.Flags().Var(&instant{at: &f.asOf}, "as-of", "plan as if it were `TIME` (with --dry-run only)")
 	cmd.Flags().DurationVar(&f.maxDuration, "max-duration", 0, "begin no further segment after `D`, such as 30m; the next sweep goes on")
 	cmd.Flags().BoolVar(&f.acceptClock, "accept-clock", false, "the machine's clock is right, although nothing was recorded for long")
-	exits(cmd, exitFailed, exitLocked, exitRefused)
+	exits(cmd, exitFailed, exitFindings, exitLocked, exitRefused)
+	finds(cmd, "the sweep is done, and a hold is PARTIAL: a vault has not confirmed it")
 	return cmd
 }
 
@@ -79,6 +81,12 @@ func (a *app) sweep(ctx context.Context, f sweepFlags) error {
 		if res.Policies != nil {
 			// It began; also of a sweep that failed half way, what it did, it did.
 			err = errors.Join(err, result(a, res, func(s *screen) { sweepTable(s, res) }))
+		}
+		if err == nil && res.LegalHoldsMissing > 0 {
+			err = &findings{
+				fmt.Sprintf("holds are PARTIAL: %s in vaults not confirmed", plural(res.LegalHoldsMissing, "legal hold")),
+				"nothing can be lost meanwhile: the keys that the holds need are pinned; the next sweep tries again; to see which holds and vaults, type: lotkeeper hold list",
+			}
 		}
 		return err
 	})
@@ -125,7 +133,7 @@ func sweepTable(s *screen, r lifecycle.SweepResult) {
 	if r.Due == r.Held && r.Recovered == 0 && r.ShreddedClasses == 0 && r.Resealed == 0 {
 		// There was nothing to do, and it says so.
 		nothing(s, r)
-		s.fields("", "run", r.RunID)
+		s.fields("", append([]string{"run", r.RunID}, legalHolds(r)...)...)
 		return
 	}
 	pairs := []string{
@@ -146,5 +154,18 @@ func sweepTable(s *screen, r lifecycle.SweepResult) {
 	if r.StoppedEarly {
 		pairs = append(pairs, "stopped", "early, as --max-duration asked; the next sweep goes on")
 	}
-	s.fields("", pairs...)
+	s.fields("", append(pairs, legalHolds(r)...)...)
+}
+
+// legalHolds are the lines about legal holds, if there was something to do.
+func legalHolds(r lifecycle.SweepResult) (pairs []string) {
+	for _, l := range []struct {
+		name string
+		n    int
+	}{{"legal holds set", r.LegalHoldsSet}, {"legal holds lifted", r.LegalHoldsLifted}, {"legal holds missing", r.LegalHoldsMissing}} {
+		if l.n > 0 {
+			pairs = append(pairs, l.name, fmt.Sprint(l.n))
+		}
+	}
+	return pairs
 }
