@@ -15,8 +15,8 @@ import (
 
 func newHold(a *app) *cobra.Command {
 	return group("hold", "Stop shredding and purging of what a case needs",
-		`Place, extend, release and show holds. A hold is a named case, such as a recall: as
-long as it is open, nothing that it covers is shredded or purged.`,
+		`Place, extend, release and show holds. A hold is a named case, such as a recall:
+as long as it is open, nothing that it covers is shredded or purged.`,
 		newHoldPlace(a), newHoldExtend(a), newHoldRelease(a), newHoldList(a), newHoldShow(a))
 }
 
@@ -40,8 +40,8 @@ func newHoldRelease(a *app) *cobra.Command {
 		Use:   "release HOLD --reason TEXT",
 		Short: "End a hold, and say why",
 		Long: `End a hold. A record stays held until the last hold that covers it is released;
-then the next sweep treats it as any other. Legal holds in the vaults that no other
-hold needs are lifted; the next sweep lifts those that a vault refuses now.`,
+then the next sweep treats it as any other. Legal holds in the vaults that no
+other hold needs are lifted; what a vault refuses now, the next sweep lifts.`,
 		Example: `  lotkeeper hold release hold-20261121-7h3kq0w2xz --reason "recall closed"`,
 		Args:    arguments("HOLD"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -112,9 +112,9 @@ func newHoldList(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list [--all | --overdue] [--kind KIND]",
 		Short: "List the open holds",
-		Long: `List the open holds in the order they were placed, with what they cover now. With
---overdue list those whose review date has passed; if there is one, the exit code
-is 3.`,
+		Long: `List the open holds in the order they were placed, with what they cover now.
+With --overdue list those whose review date has passed; if there is one, the
+exit code is 3.`,
 		Example: `  lotkeeper hold list
   lotkeeper hold list --overdue
   lotkeeper hold list --all --kind recall -o csv`,
@@ -149,7 +149,6 @@ func (a *app) holdList(ctx context.Context, e *lifecycle.Engine, f listFlags) er
 		{title: "REFERENCE", cell: func(h hold) string { return h.Reference }},
 		{title: "ON", cell: func(h hold) string { return scopesText(h.Scopes, 2) }},
 		{title: "COVERS", cell: func(h hold) string { return fmt.Sprint(h.Covered) }, whole: true, right: true},
-		{title: "DAYS", cell: func(h hold) string { return fmt.Sprint(h.AgeDays) }, whole: true, right: true},
 		{title: "STATUS", cell: func(h hold) string { return statusText(h.Status) + overdueText(h.Overdue) }, whole: true},
 	})
 	for _, h := range holds {
@@ -194,11 +193,11 @@ func newHoldShow(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show HOLD",
 		Short: "Show one hold: what it covers now, and how far each vault is",
-		Long: `Show one hold: its case, what it covers now, counted by lot and by location, what
-it came too late for, and how far each vault is with the legal holds. A table lists
-the lots with the most records, the other formats list all.`,
+		Long: `Show one hold: its case, what it covers now, counted by lot and by location,
+what it came too late for, and how far each vault is with the legal holds. A
+table lists the lots with the most records, the other formats list all.`,
 		Example: `  lotkeeper hold show hold-20261121-7h3kq0w2xz
-  lotkeeper hold show hold-20261121-7h3kq0w2xz -o json | jq -r '.lots[].traceability_lot_code'`,
+  lotkeeper hold show hold-20261121-7h3kq0w2xz -o json | jq .lots`,
 		Args: arguments("HOLD"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), func(e *lifecycle.Engine) error { return a.holdShow(cmd.Context(), e, args[0]) })
@@ -236,23 +235,24 @@ func holdScreen(s *screen, d lifecycle.HoldDetail, over bool) {
 	if d.Covered > 0 {
 		covers += fmt.Sprintf("; %s, %s", plural(d.AllLots, "lot"), plural(d.AllLocations, "location"))
 	}
-	review, until := "", ""
+	review, until, released := "", "", ""
 	if d.ReviewAt != "" {
 		review = seconds(d.ReviewAt) + overdueText(d.Overdue)
 	}
 	if d.Until != "" {
 		until = seconds(d.Until) + map[bool]string{true: ", which has come: it covers nothing any more"}[over]
 	}
+	if d.ReleasedAt != "" {
+		released = seconds(d.ReleasedAt) + " by " + d.ReleasedBy
+	}
 	s.fields("", notEmpty([]string{
 		"hold", d.HoldID, "kind", string(d.Kind), "reference", d.Reference, "reason", d.Reason,
 		"on", scopesText(d.Scopes, tableLots),
 		"status", statusText(d.Status), "placed", fmt.Sprintf("%s by %s, %s ago", seconds(d.PlacedAt), d.PlacedBy, plural(d.AgeDays, "day")),
 		"review", review, "until", until,
+		"released", released, "because", d.ReleaseReason,
 		"covers", covers, "too late", plural(d.TooLate, "record"),
 	})...)
-	if d.ReleasedAt != "" {
-		s.fields("", "released", seconds(d.ReleasedAt)+" by "+d.ReleasedBy, "because", d.ReleaseReason)
-	}
 	lotsTable(s, d.Lots, d.AllLots)
 	if shown := d.Locations[:min(len(d.Locations), tableLots)]; len(shown) > 0 {
 		s.printf("\n")

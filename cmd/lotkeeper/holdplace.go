@@ -36,19 +36,20 @@ covers is shredded or purged, also of what arrives later.
 
 The same case placed again, with the same kind, reference and scopes, changes
 nothing. With the same kind and reference and other scopes it is refused: a case
-that grows is extended. A hold that matches nothing is placed all the same, codes
-that are like it are listed, and the exit code is 3.
+that grows is extended. A hold that matches nothing is placed all the same,
+codes that are like it are listed, and the exit code is 3.
 
-What is in the archive gets legal holds in every vault too. Until every vault has
-confirmed them the hold is PARTIAL and the exit code is 3; nothing can be lost
-meanwhile, for no key that the hold needs is destroyed.`,
+What is in the archive gets legal holds in every vault too. Until every vault
+has confirmed them the hold is PARTIAL and the exit code is 3; nothing can be
+lost meanwhile, for no key that the hold needs is destroyed.`,
 		Example: `  lotkeeper hold place --lot LOT-2022-09-14-XJ9 --trace forward --kind recall \
       --reference F-1203-2026 --reason "Salmonella, onions" --dry-run
   lotkeeper hold place --lots-file lots.txt --trace both --kind recall \
       --reference F-1204-2026 --reason "Listeria" --review 2027-01-15
   lotkeeper hold place --location FAC-001 --from 2026-11-01 --to 2026-11-07 \
       --kind inspection-freeze --reason "inspection of 9 November"
-  lotkeeper hold place --lot 'GTIN: 314141999995 *' --kind fda-inquiry --reason "CFSAN"
+  lotkeeper hold place --lot 'GTIN: 314141999995 *' --kind fda-inquiry \
+      --reason "CFSAN asks"
   lotkeeper hold place --record cte-8842-a --kind litigation --reason "Doe"`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -109,12 +110,13 @@ func newHoldExtend(a *app) *cobra.Command {
 		Use:   "extend HOLD " + scopeUse + " [--dry-run]",
 		Short: "Add to what a hold covers, when a case grows",
 		Long: `Add scopes to an open hold. From the moment this command says that it stands,
-nothing that they cover is shredded or purged. What the hold covers already it goes
-on to cover; scopes that it has are passed over. The counts are those of the whole
-hold.
+nothing that they cover is shredded or purged. What the hold covers already it
+goes on to cover; scopes that it has are passed over. The counts are those of
+the whole hold.
 
 ` + scopeHelp,
-		Example: `  lotkeeper hold extend hold-20261121-7h3kq0w2xz --lot LOT-2022-09-15-XJ9 --trace forward
+		Example: `  lotkeeper hold extend hold-20261121-7h3kq0w2xz --lot LOT-2022-09-15-XJ9 \
+      --trace forward
   lotkeeper hold extend hold-20261121-7h3kq0w2xz --lots-file more.txt --dry-run`,
 		Args: arguments("HOLD"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -48,13 +48,13 @@ A lot code is matched exactly, unless it ends in *: then it is the beginning of
 one. With --tlc-source only the lot of that source is meant; records of the lot
 that name no source are covered too.
 
-With --trace a scope covers, besides, all records of the lots that were made from
-its lots (forward), of those that they were made from (backward), or of all that
-is connected (both), however many steps away, also of what is made later.
+With --trace a scope covers, besides, all records of the lots that were made
+from its lots (forward), of those that they were made from (backward), or of all
+that is connected (both), however many steps away, also of what is made later.
 
-A file of lots has one a line: CODE, or CODE, a tab and SOURCE. Blanks around them,
-blank lines and lines that begin with # are passed over. If one line is wrong,
-nothing is placed.`
+A file of lots has one a line: CODE, or CODE, a tab and SOURCE. Blanks around
+them, blank lines and lines that begin with # are passed over. If one line is
+wrong, nothing is placed.`
 
 func (f *scopeFlags) register(cmd *cobra.Command) {
 	f.flags = pflag.NewFlagSet("", pflag.ContinueOnError)

@@ -27,8 +27,8 @@ func newSweep(a *app) *cobra.Command {
 		Long: `Move every record that is past the cutoff and not held into the archive: seal it
 into segments, put them into every vault, read them back and compare, and only
 then drop the hot copies' keys. Then destroy the class keys that nothing depends
-on any more. Held records stay; legal holds in the vaults are brought in line with
-the holds.
+on any more. Held records stay; legal holds in the vaults are brought in line
+with the holds.
 
 A sweep that was interrupted is finished by the next one.`,
 		Example: `  lotkeeper sweep --dry-run                        what would happen now

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,15 +24,15 @@ func newTrace(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trace LOT [--tlc-source SOURCE] [--direction WAY]",
 		Short: "Draw what a lot was made from, and what was made from it",
-		Long: `Draw the chain of a lot: the lots that were made from it (forward), those that it
-was made from (backward), or all that is connected with it (both), with the records
-there are of each and the holds on it. Without --tlc-source it is the chain of the
-lots of this code of every source. A lot that no record is of, known from the input
-lots of another, has 0 records.
+		Long: `Draw the chain of a lot: the lots that were made from it (forward), those that
+it was made from (backward), or all that is connected with it (both), with the
+records there are of each and the holds on it. Without --tlc-source it is the
+chain of the lots of this code of every source. A lot that no record is of,
+known from the input lots of another, has 0 records.
 
 In a table -> leads to a lot that was made from the one above it, <- to one that
-went into it. JSON has the lots and the links, CSV and JSON Lines have a link a row,
-dot is for Graphviz.`,
+went into it. JSON has the lots and the links, CSV and JSON Lines have a link a
+row, dot is for Graphviz.`,
 		Example: `  lotkeeper trace LOT-2022-09-14-XJ9
   lotkeeper trace 'GTIN: 314141999995 4856APR0227' --direction backward
   lotkeeper trace LOT-2022-09-14-XJ9 -o dot | dot -Tsvg > chain.svg`,
@@ -125,7 +126,8 @@ type branch struct {
 }
 
 // chainTree draws a chain as a tree that begins with the lots asked for. Each step
-// is drawn once, and what follows from a lot only where it comes first.
+// is drawn once, and what follows from a lot only where it comes first. Holds are in
+// notes below it: their ids are as long as lot codes, and mostly the same.
 func chainTree(s *screen, c lifecycle.Chain) {
 	next := make([][]step, len(c.Lots))
 	order, _ := chainSteps(c)
@@ -166,11 +168,26 @@ func chainTree(s *screen, c lifecycle.Chain) {
 			draw(i, "", "  ")
 		}
 	}
+	var holds []string
+	notes := func(b branch) string {
+		text := ""
+		for _, id := range b.Holds {
+			i := slices.Index(holds, id)
+			if i < 0 {
+				i, holds = len(holds), append(holds, id)
+			}
+			text += fmt.Sprintf("[%d]", i+1)
+		}
+		return text
+	}
 	table(s, lines,
 		column[branch]{title: "LOT", cell: func(b branch) string { return b.drawn }},
 		column[branch]{title: "SOURCE", cell: func(b branch) string { return b.TLCSource }},
 		column[branch]{title: "RECORDS", cell: func(b branch) string { return fmt.Sprint(b.Records) }, whole: true, right: true},
-		column[branch]{title: "HOLDS", cell: func(b branch) string { return strings.Join(b.Holds, ", ") }})
+		column[branch]{title: "HOLDS", cell: notes})
+	for i, id := range holds {
+		s.printf("%s[%d] %s\n", map[bool]string{true: "\n"}[i == 0], i+1, id)
+	}
 }
 
 // chainDot prints a chain for Graphviz.

@@ -65,7 +65,10 @@ func TestChainTree(t *testing.T) {
 	}{
 		{"alone", lifecycle.Chain{Direction: lifecycle.Both, Lots: []lifecycle.ChainLot{{TLC: "A", Records: 2, Holds: []string{"hold-1", "hold-2"}}}}, `
 LOT  SOURCE  RECORDS  HOLDS
-A                  2  hold-1, hold-2
+A                  2  [1][2]
+
+[1] hold-1
+[2] hold-2
 `},
 		{"diamond", chain(lifecycle.Forward, [2]string{"A", "B"}, [2]string{"A", "C"}, [2]string{"B", "D"}, [2]string{"C", "D"}, [2]string{"D", "E"}), `
 LOT                    SOURCE  RECORDS  HOLDS
