@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -31,7 +34,8 @@ func TestDocumented(t *testing.T) {
 		"sweep":                               {lifecycle.SweepResult{}},
 		"record show":                         {lifecycle.RecordView{}},
 		"record list":                         {recordRow{}},
-		"hold place":                          {lifecycle.PlaceResult{}},
+		"trace":                               {lifecycle.Chain{}},
+		"hold place, hold extend":             {lifecycle.PlaceResult{}},
 		"hold list, hold show, hold release":  {lifecycle.HoldDetail{}},
 		"run list, run show":                  {runDetail{}},
 		"report checksums":                    {report.ChecksumRow{}},
@@ -103,4 +107,82 @@ func fieldsOf(typ reflect.Type) (names []string) {
 		}
 	}
 	return names
+}
+
+// commandsOf lists the commands in the indented blocks of a page.
+func commandsOf(t *testing.T, page string) (commands []string) {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if command, ok := strings.CutPrefix(line, "    "); ok && strings.HasPrefix(command, "lotkeeper ") {
+			commands = append(commands, strings.TrimSpace(command))
+		}
+	}
+	if len(commands) == 0 {
+		t.Fatalf("%s has no commands", page)
+	}
+	return commands
+}
+
+// Whoever types docs/recall.md, line by line, gets through a recall.
+func TestRecallPage(t *testing.T) {
+	dir := t.TempDir()
+	mustRun(t, dir, "init")
+	for name, text := range map[string]string{
+		"lots.txt": "SALAD-8\nSALAD-9\tKitchen 12\n",
+		"in": `{"record_id":"pack-1","traceability_lot_code":"GTIN: 314141999995 4856APR0227","event_timestamp":"2022-09-14T08:30:00Z","kde_payload":{"a":1}}
+{"record_id":"cut-7","traceability_lot_code":"SALAD-7","event_timestamp":"2022-09-16T08:30:00Z","input_lots":["GTIN: 314141999995 4856APR0227"],"kde_payload":{"a":1}}
+{"record_id":"cut-8","traceability_lot_code":"SALAD-8","event_timestamp":"2022-09-16T08:30:00Z","kde_payload":{"a":1}}
+`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustRun(t, dir, "ingest", "in")
+	mustRun(t, dir, "sweep")
+	id := regexp.MustCompile("hold-[0-9]{8}-[0-9a-z]{10}")
+	placed := ""
+	for _, command := range commandsOf(t, "../../docs/recall.md") {
+		if placed != "" {
+			command = id.ReplaceAllString(command, placed)
+		}
+		sh := exec.CommandContext(t.Context(), "sh", "-c", command)
+		sh.Dir = dir
+		var stderr bytes.Buffer
+		sh.Stderr = &stderr
+		out, err := sh.Output()
+		if err != nil || stderr.Len() > 0 && !strings.Contains(stderr.String(), "note: ") {
+			t.Fatalf("%s\n%v\n%s%s", command, err, out, &stderr)
+		}
+		if strings.HasPrefix(command, "lotkeeper hold place") && placed == "" {
+			placed = id.FindString(string(out))
+		}
+	}
+	if got := mustRun(t, dir, "record", "list", "--state", "held", "-o", "csv"); strings.Contains(got, "SALAD-7") || !strings.Contains(got, "SALAD-8") {
+		t.Errorf("held at its end:\n%s", got)
+	}
+}
+
+// The README's commands exist, with their flags.
+func TestReadmeCommands(t *testing.T) {
+	for _, command := range commandsOf(t, "../../README.md") {
+		command, _, _ = strings.Cut(command, " #")
+		var words []string
+		for _, m := range regexp.MustCompile(`"([^"]*)"|(\S+)`).FindAllStringSubmatch(command, -1) {
+			words = append(words, m[1]+m[2])
+		}
+		cmd, rest, err := newRoot(newApp()).Find(words[1:])
+		if err == nil {
+			if err = cmd.ParseFlags(rest); err == nil {
+				err = cmd.ValidateArgs(cmd.Flags().Args())
+			}
+		}
+		if err != nil {
+			t.Errorf("%s: %v", command, err)
+		}
+	}
 }
