@@ -236,41 +236,35 @@ func lotLine(line []byte, source string) (cte.Lot, error) {
 	return lot, nil
 }
 
-// without lists the scopes that match no record by themselves, as their lots or
-// records: of a list of hundreds, what is mistyped must not go unseen.
+// without lists the lots and records of scopes that match nothing by themselves: of
+// a list of hundreds, what is mistyped must not go unseen.
 func without(ctx context.Context, e *lifecycle.Engine, scopes []lifecycle.Scope) ([]string, error) {
 	var none []string
 	for _, s := range scopes {
-		var found bool
-		if s.RecordID != "" {
+		switch {
+		case s.RecordID != "":
 			_, err := e.Store.Row(ctx, s.RecordID)
-			if err != nil && !errors.Is(err, lifecycle.ErrNotFound) {
+			if errors.Is(err, lifecycle.ErrNotFound) {
+				none = append(none, fmt.Sprintf("%q", s.RecordID))
+			} else if err != nil {
 				return nil, err
 			}
-			found = err == nil
-		} else {
+		case s.TLC+s.TLCPrefix != "":
 			lots, err := e.Store.ScopeLots(ctx, s)
 			if err != nil {
 				return nil, err
 			}
-			found = len(lots) > 0
-		}
-		if !found {
-			none = append(none, scopeName(s))
+			if len(lots) > 0 {
+				continue
+			}
+			lot := cte.Lot{TLC: s.TLC, Source: s.TLCSource}
+			if s.TLCPrefix != "" {
+				lot.TLC = s.TLCPrefix + "*"
+			}
+			none = append(none, lotText(lot))
 		}
 	}
 	return none, nil
-}
-
-// scopeName is a scope by its record or its lot.
-func scopeName(s lifecycle.Scope) string {
-	switch {
-	case s.RecordID != "":
-		return fmt.Sprintf("%q", s.RecordID)
-	case s.TLCPrefix != "":
-		return lotText(cte.Lot{TLC: s.TLCPrefix + "*", Source: s.TLCSource})
-	}
-	return lotText(cte.Lot{TLC: s.TLC, Source: s.TLCSource})
 }
 
 // some joins the first few of what there is.
