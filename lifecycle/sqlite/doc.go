@@ -2,7 +2,8 @@
 // modernc.org/sqlite, so that neither a server nor a C compiler is needed.
 //
 // It promises what lifecycle.Store asks for. Every method that writes runs in
-// one BEGIN IMMEDIATE transaction, committed with synchronous=FULL. As SQLite
+// one BEGIN IMMEDIATE transaction, committed with synchronous=FULL; TraceHolds in as
+// many as it takes, so that a hold gets in between. As SQLite
 // has a single writer, a transaction that destroys and one that places a hold
 // never overlap, and whichever comes second sees the other's rows. Left to
 // SQLite alone the order in which waiting writers get in is chance, and a hold

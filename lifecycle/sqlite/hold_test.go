@@ -310,6 +310,22 @@ func TestLinkAfterTrace(t *testing.T) {
 	}
 }
 
+// TestStartSource: a record without a source that a scope with one matches is of that
+// source where the trace starts, and not of any.
+func TestStartSource(t *testing.T) {
+	p := newPlant(t)
+	p.merge(p.made(lot("A")), p.made(lot("B"), cte.Lot{TLC: "A", Source: "T"}), p.made(lot("C"), cte.Lot{TLC: "A", Source: "S"}), p.made(lot("D"), lot("A")))
+	p.place(lifecycle.Scope{TLC: "A", TLCSource: "S", EventType: cte.Transformation, Trace: lifecycle.Forward})
+	if left := p.sweep(); !slices.Equal(left, []string{"r-1", "r-3", "r-4"}) {
+		t.Errorf("left are %q", left)
+	}
+	p.merge(p.made(cte.Lot{TLC: "E", Source: "T"}, cte.Lot{TLC: "F", Source: "T"}), p.made(lot("G"), lot("Ed")), p.made(lot("H"), cte.Lot{TLC: "Ed", Source: "T"}))
+	p.place(lifecycle.Scope{TLCPrefix: "E", TLCSource: "S", Trace: lifecycle.Forward})
+	if left := p.sweep(); !slices.Equal(left, []string{"r-1", "r-3", "r-4", "r-6"}) {
+		t.Errorf("left are %q", left)
+	}
+}
+
 // long merges a chain of so many lots, or a star, from L0 on.
 func (p *plant) long(n int, star bool) {
 	p.Helper()
@@ -421,6 +437,47 @@ func TestFarBehind(t *testing.T) {
 	p.place(traced("L3000", lifecycle.Backward))
 	if left := p.sweep(); len(left) != 6100 {
 		t.Errorf("%d are left", len(left))
+	}
+}
+
+// TestTracedMeanwhile: a process in the middle of a lot's links, and another that
+// counts on the first to look at those that have just come.
+func TestTracedMeanwhile(t *testing.T) {
+	p := newPlant(t)
+	p.pace.step = 1
+	p.merge(p.made(lot("B"), lot("A")), p.made(lot("A"), lot("Z")))
+	p.place(traced("A", lifecycle.Both))
+	load := func() (*trace, int64) {
+		newest, err := newestMerge(t.Context(), p.r)
+		p.ok(err)
+		traces, err := p.unfinished(t.Context(), p.r, newest)
+		p.ok(err)
+		return traces[0], newest
+	}
+	step := func(tr *trace, newest int64) {
+		p.ok(p.write(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
+			if _, err := tr.reload(ctx, tx); err != nil {
+				return err
+			}
+			_, _, err := tr.step(ctx, tx, newest)
+			return err
+		}))
+	}
+	one, old := load()
+	for one.at.way == 0 {
+		step(one, old)
+	}
+	p.merge(p.made(lot("C"), lot("A")))
+	other, newest := load()
+	step(other, newest)
+	if other.tracedTo != newest || other.expandedTo != 0 {
+		t.Fatalf("traced to %d of %d, expanded to %d", other.tracedTo, newest, other.expandedTo)
+	}
+	for range 10 {
+		step(one, old)
+	}
+	if left := p.sweep(); len(left) != 3 {
+		t.Errorf("left are %q", left)
 	}
 }
 

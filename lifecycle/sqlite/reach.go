@@ -175,15 +175,13 @@ func (s *Store) ScopeLots(ctx context.Context, sc lifecycle.Scope) ([]cte.Lot, e
 	query, args := hits(lifecycle.Reach{Scopes: []lifecycle.Scope{sc}})
 	query = `SELECT r.tlc, r.tlc_source FROM ` + ofReach(query) + ` WHERE r.tlc <> ''`
 	if sc.OnLots() {
-		for _, end := range []string{"input", "output"} {
-			cond, arg := `g.`+end+`_tlc = ?`, []any{sc.TLC}
-			if sc.TLCPrefix != "" {
-				cond, arg = `g.`+end+`_tlc >= ? AND g.`+end+`_tlc < ? || x'ff'`, []any{sc.TLCPrefix, sc.TLCPrefix}
-			}
-			query += ` UNION SELECT g.` + end + `_tlc, g.` + end + `_source FROM lineage g
-				WHERE ` + cond + ` AND (? = '' OR g.` + end + `_source = '' OR g.` + end + `_source = ?)`
-			args = append(append(args, arg...), sc.TLCSource, sc.TLCSource)
+		// Lineage names further ones as inputs only: an output is the lot of a record.
+		cond, lots := `g.input_tlc = ?`, []any{sc.TLC}
+		if sc.TLCPrefix != "" {
+			cond, lots = `g.input_tlc >= ? AND g.input_tlc < ? || x'ff'`, []any{sc.TLCPrefix, sc.TLCPrefix}
 		}
+		query += ` UNION SELECT g.input_tlc, g.input_source FROM lineage g WHERE ` + cond + ` AND (? = '' OR g.input_source = '' OR g.input_source = ?)`
+		args = append(append(args, lots...), sc.TLCSource, sc.TLCSource)
 	}
 	rows, err := s.r.QueryContext(ctx, `SELECT DISTINCT * FROM (`+query+`) ORDER BY 1, 2`, args...)
 	if err != nil {

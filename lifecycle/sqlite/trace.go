@@ -332,14 +332,12 @@ func (t *trace) follow(ctx context.Context, tx *sql.Tx, newest int64) (int, erro
 		}
 	}
 	if t.scope.OnLots() && t.scope.TLCPrefix != "" {
-		// Also the lots of the prefix that only lineage names.
-		for _, end := range []string{"input", "output"} {
-			if err := t.addFrom(ctx, tx, `SELECT g.`+end+`_tlc, CASE s.tlc_source WHEN '' THEN g.`+end+`_source ELSE s.tlc_source END
-				FROM hold_scopes s CROSS JOIN lineage g
-				WHERE s.scope_no = ?1 AND g.leaf_id > ?2 AND g.leaf_id <= ?3 AND g.`+end+`_tlc >= s.tlc_prefix AND g.`+end+`_tlc < s.tlc_prefix || x'ff'
-				  AND (s.tlc_source = '' OR g.`+end+`_source = '' OR g.`+end+`_source = s.tlc_source)`, t.tracedTo, to); err != nil {
-				return 0, err
-			}
+		// Also those that only lineage names. An output is the lot of a record.
+		if err := t.addFrom(ctx, tx, `SELECT g.input_tlc, CASE s.tlc_source WHEN '' THEN g.input_source ELSE s.tlc_source END
+			FROM hold_scopes s CROSS JOIN lineage g
+			WHERE s.scope_no = ?1 AND g.leaf_id > ?2 AND g.leaf_id <= ?3 AND g.input_tlc >= s.tlc_prefix AND g.input_tlc < s.tlc_prefix || x'ff'
+			  AND (s.tlc_source = '' OR g.input_source = '' OR g.input_source = s.tlc_source)`, t.tracedTo, to); err != nil {
+			return 0, err
 		}
 	}
 	for _, w := range t.ways() {
