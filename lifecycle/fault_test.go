@@ -55,6 +55,8 @@ type trap struct {
 	count map[string]int
 	fired string
 	dead  bool
+	// off: it is not counted yet, and nothing happens.
+	off bool
 	// act, if set, happens instead of a fault: what another process does just
 	// before that call.
 	act func()
@@ -65,6 +67,9 @@ var errDead = errors.New("the process is dead")
 func (tr *trap) hook(method string) (before, after error) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
+	if tr.off {
+		return nil, nil
+	}
 	if tr.dead {
 		return errDead, nil
 	}
@@ -166,7 +171,8 @@ func onDisk(t *testing.T, root string, now time.Time, tr *trap, create bool, ope
 
 // scenario is a life in which every step of the engine has work to do: two
 // days of due records in two archive classes, one due record of a day that is
-// not over, one that is not due, one held by a person, one by its sender.
+// not over, one that is not due, one held by a person, because of what its lot was
+// made from, one by its sender.
 func scenario(w *world) error {
 	if err := scenarioUntilSweep(w); err != nil {
 		return err
@@ -181,9 +187,9 @@ func scenarioUntilSweep(w *world) error {
 	lines := []string{
 		textbook,
 		record("a-1", "LOT-A", day("2022-09-14T09:00:00Z")), record("a-2", "LOT-A", day("2022-09-14T10:00:00Z")),
-		record("a-3", "LOT-A", day("2022-09-15T10:00:00Z")), record("a-4", "LOT-A", day("2022-09-15T11:00:00Z")),
+		record("a-3", "LOT-A", day("2022-09-15T10:00:00Z")), from(record("a-4", "LOT-A", day("2022-09-15T11:00:00Z")), "LOT-X"),
 		strings.Replace(record("b-1", "LOT-B", day("2024-02-01T10:00:00Z")), `"kde_payload"`, `"created_or_obtained_at":"2024-02-01T10:00:00Z","kde_payload"`, 1),
-		record("held-1", "LOT-H", day("2022-09-14T12:00:00Z")),
+		from(record("held-1", "LOT-H", day("2022-09-14T12:00:00Z")), "LOT-O"),
 		strings.Replace(record("held-2", "LOT-S", day("2022-09-15T12:00:00Z")), `}}`, `},"retention_hold":true}`, 1),
 		record("today-1", "LOT-T", today.Add(-730*24*time.Hour)), record("young-1", "LOT-Y", today.Add(-time.Hour)),
 	}
@@ -195,12 +201,111 @@ func scenarioUntilSweep(w *world) error {
 		return err
 	}
 	if !slices.ContainsFunc(held, func(h *lifecycle.Hold) bool { return h.Kind == lifecycle.Recall }) {
-		if _, err := w.Place(ctx, lifecycle.PlaceRequest{Kind: lifecycle.Recall, Reason: "a test", Scopes: []lifecycle.Scope{{TLC: "LOT-H"}}}); err != nil {
+		if _, err := w.Place(ctx, lifecycle.PlaceRequest{Kind: lifecycle.Recall, Reason: "a test", Scopes: []lifecycle.Scope{traced("LOT-O", lifecycle.Forward)}}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// caseScenario goes on after scenario, with cases about what is archived: one is open
+// in the end, and one came, grew and went. A sweep brings the vaults in line.
+func caseScenario(w *world) error {
+	ctx := context.Background()
+	open := func(kind lifecycle.HoldKind, reference string, scope lifecycle.Scope) (lifecycle.PlaceResult, error) {
+		res, err := w.tryPlace(kind, reference, scope)
+		var other *lifecycle.OtherCase
+		if errors.As(err, &other) {
+			return lifecycle.PlaceResult{HoldID: other.HoldID}, nil // it has grown already
+		}
+		if err != nil {
+			return res, err
+		}
+		return res, w.Confirm(ctx, &res)
+	}
+	if _, err := open(lifecycle.FDAInquiry, "CASE-1", lifecycle.Scope{RecordID: "a-1"}); err != nil {
+		return err
+	}
+	other, err := open(lifecycle.Litigation, "CASE-2", traced("LOT-X", lifecycle.Forward))
+	if err != nil {
+		return err
+	}
+	res, err := w.Extend(ctx, other.HoldID, []lifecycle.Scope{{TLC: "LOT-B"}, {Location: "FAC-001", To: instant(w.t, "2022-09-14T09:00:00Z")}})
+	if err != nil {
+		return err
+	}
+	if err := w.Confirm(ctx, &res); err != nil {
+		return err
+	}
+	h, err := w.Store.Hold(ctx, other.HoldID)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Describe(ctx, h, 3); err != nil {
+		return err
+	}
+	if err := w.Release(ctx, other.HoldID, "case closed"); err != nil {
+		return err
+	}
+	if _, err := w.ProjectHolds(ctx); err != nil {
+		return err
+	}
+	w.now = w.now.Add(10*time.Minute + 1)
+	_, err = w.Sweep(ctx, lifecycle.SweepOptions{})
+	return err
+}
+
+// checkCases: a-1 is held in the archive, and of all legal holds only those of its
+// segment are set, in every vault.
+func checkCases(t *testing.T, w *world) {
+	t.Helper()
+	ctx := context.Background()
+	checkDone(t, w, "a-1")
+	r, err := w.Store.Row(ctx, "a-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	segments, err := w.Store.Segments(ctx, lifecycle.Verified, lifecycle.Settled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range segments {
+		for _, c := range g.Copies {
+			i := slices.IndexFunc(w.Vaults, func(v archive.Vault) bool { return v.Name() == c.Vault })
+			want := 0
+			if g.ID == r.Segment {
+				want = 2
+			}
+			if n := bitsOf(t, w.Vaults[i], g.ObjectKey, c.ObjectVersion, g.ManifestKey, c.ManifestVersion); n != want {
+				t.Errorf("segment %s has %d legal holds in vault %s, want %d", g.ID, n, c.Vault, want)
+			}
+		}
+	}
+	legal, err := w.Store.LegalHolds(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range legal {
+		if c.Segment != r.Segment || c.State != lifecycle.LegalSet {
+			t.Errorf("left is %+v", c)
+		}
+	}
+	if len(legal) != len(w.Vaults) {
+		t.Errorf("%d legal holds are recorded", len(legal))
+	}
+}
+
+// story is what is interrupted: do, after before, which is not. Done again by the next
+// process it has to come to what check wants.
+type story struct {
+	before, do func(*world) error
+	check      func(*testing.T, *world)
+}
+
+var (
+	life  = story{func(*world) error { return nil }, scenario, func(t *testing.T, w *world) { checkDone(t, w) }}
+	cases = story{scenario, caseScenario, checkCases}
+)
 
 // stride is how far apart the calls are that a test interrupts: it is each call, or
 // with -short, as under the race detector, a sample.
@@ -215,24 +320,42 @@ func stride() int {
 // and KeyStore in each way, opens everything anew, checks that nothing is lost,
 // does the same again, and checks that all is as if nothing had happened.
 func TestFaultAtEveryCall(t *testing.T) {
-	faultAtEveryCall(t, stride(), onSQLite)
+	faultAtEveryCall(t, stride(), onSQLite, life)
+}
+
+// TestCaseFaultAtEveryCall is the same with holds on what is archived.
+func TestCaseFaultAtEveryCall(t *testing.T) {
+	faultAtEveryCall(t, stride(), onSQLite, cases)
 }
 
 // TestFaultOnPostgreSQL is the same, with each call interrupted in one of the ways:
 // a database costs more there.
 func TestFaultOnPostgreSQL(t *testing.T) {
-	faultAtEveryCall(t, 4*stride(), onPostgreSQL(t))
+	faultAtEveryCall(t, 4*stride(), onPostgreSQL(t), life)
 }
 
-func faultAtEveryCall(t *testing.T, every int, open storage) {
+func TestCaseFaultOnPostgreSQL(t *testing.T) {
+	faultAtEveryCall(t, 4*stride(), onPostgreSQL(t), cases)
+}
+
+func faultAtEveryCall(t *testing.T, every int, open storage, s story) {
+	run := func(t *testing.T, root string, tr *trap) (*world, error) {
+		tr.off = true
+		w := onDisk(t, root, today, tr, true, open)
+		if err := s.before(w); err != nil {
+			t.Fatal(err)
+		}
+		tr.off = false
+		return w, s.do(w)
+	}
 	// How many calls there are is found by a run without a fault.
 	tr := &trap{}
-	w := onDisk(t, tempDir(t), today, tr, true, open)
-	if err := scenario(w); err != nil {
+	w, err := run(t, tempDir(t), tr)
+	if err != nil {
 		t.Fatal(err)
 	}
 	calls := slices.Sorted(slices.Values(tr.calls))
-	checkDone(t, w)
+	s.check(t, w)
 	t.Logf("%d calls, %d ways, one of %d", len(calls), 4, every)
 
 	for i, kind := range []fault{failBefore, failAfter, dieBefore, dieAfter} {
@@ -245,8 +368,7 @@ func faultAtEveryCall(t *testing.T, every int, open storage) {
 				t.Run(call, func(t *testing.T) {
 					root := tempDir(t)
 					tr := &trap{on: call, kind: kind}
-					w := onDisk(t, root, today, tr, true, open)
-					err := scenario(w)
+					w, err := run(t, root, tr)
 					if tr.fired == "" {
 						t.Fatalf("%s never came", call)
 					}
@@ -259,12 +381,12 @@ func faultAtEveryCall(t *testing.T, every int, open storage) {
 					w.store.Close()
 
 					// The next process.
-					w = onDisk(t, root, today, &trap{}, false, open)
+					w = onDisk(t, root, w.now.Add(10*time.Minute+1), &trap{}, false, open)
 					checkNothingLost(t, w, tr.fired)
-					if err := scenario(w); err != nil {
+					if err := s.do(w); err != nil {
 						t.Fatalf("%s at %s: the next run: %v", kind, tr.fired, err)
 					}
-					checkDone(t, w)
+					s.check(t, w)
 				})
 			}
 		})
@@ -320,8 +442,9 @@ func noneTwice(t *testing.T, w *world) {
 	}
 }
 
-// checkDone: all is as it is after an undisturbed run.
-func checkDone(t *testing.T, w *world) {
+// checkDone: all is as it is after an undisturbed run. Some archived records may be
+// held in addition.
+func checkDone(t *testing.T, w *world, held ...string) {
 	t.Helper()
 	ctx := context.Background()
 	want := map[string]lifecycle.State{
@@ -330,6 +453,9 @@ func checkDone(t *testing.T, w *world) {
 	}
 	for id, state := range want {
 		v := w.view(id)
+		if slices.Contains(held, id) {
+			state = lifecycle.Held
+		}
 		if v.State != state {
 			t.Errorf("record %s is %s, not %s", id, v.State, state)
 		}

@@ -121,6 +121,58 @@ func TestBetweenAnyTwoCalls(t *testing.T) {
 				}
 			}
 		},
+		"hold on what a lot was made from": func(t *testing.T, o *world) func(*world, lifecycle.SweepResult) {
+			o.place(traced("LOT-X", lifecycle.Forward))
+			base := map[string]lifecycle.State{}
+			for _, id := range []string{"a-1", "a-2", "a-3", "a-4"} {
+				base[id] = o.view(id).BaseState
+			}
+			return func(w *world, res lifecycle.SweepResult) {
+				for id, base := range base {
+					if v := w.view(id); v.State != lifecycle.Held || v.BaseState != base {
+						t.Errorf("%s was held as %s, and is %s, now %s", id, base, v.State, v.BaseState)
+					}
+				}
+			}
+		},
+		"lineage that leads to a lot from one that is held": func(t *testing.T, o *world) func(*world, lifecycle.SweepResult) {
+			hold := o.place(traced("LOT-NEW", lifecycle.Forward))
+			o.ingest(from(record("late-link", "LOT-A", instant(t, "2022-09-14T09:30:00Z")), "LOT-MIDDLE"), from(record("late-middle", "LOT-MIDDLE", instant(t, "2022-09-14T09:30:00Z")), "LOT-NEW"))
+			base := map[string]lifecycle.State{"late-link": lifecycle.Active, "late-middle": lifecycle.Active}
+			for _, id := range []string{"a-1", "a-2", "a-3", "a-4"} {
+				base[id] = o.view(id).BaseState
+			}
+			return func(w *world, res lifecycle.SweepResult) {
+				for id, base := range base {
+					if v := w.view(id); v.State != lifecycle.Held || v.BaseState != base {
+						t.Errorf("%s was held as %s, and is %s, now %s", id, base, v.State, v.BaseState)
+					}
+				}
+				w.sweep()
+				if v := w.view("late-link"); v.BaseState != lifecycle.Active {
+					t.Errorf("%+v", v)
+				}
+				w.release(hold.HoldID)
+				w.sweep()
+				for id := range base {
+					if v := w.view(id); v.State != lifecycle.Archived {
+						t.Errorf("after the release %s is %s", id, v.State)
+					}
+				}
+			}
+		},
+		"a hold that grows": func(t *testing.T, o *world) func(*world, lifecycle.SweepResult) {
+			hold := o.place(lifecycle.Scope{RecordID: "nobody"})
+			if _, err := o.Extend(ctx, hold.HoldID, []lifecycle.Scope{{TLCPrefix: "LOT-A", Location: "FAC-001"}}); err != nil {
+				t.Error(err)
+			}
+			base := o.view("a-3").BaseState
+			return func(w *world, res lifecycle.SweepResult) {
+				if v := w.view("a-3"); v.State != lifecycle.Held || v.BaseState != base {
+					t.Errorf("held as %s, and now %s", base, v.BaseState)
+				}
+			}
+		},
 		"late records": func(t *testing.T, o *world) func(*world, lifecycle.SweepResult) {
 			late := []string{record("late-1", "LOT-L", instant(t, "2022-09-14T09:30:00Z")), record("late-2", "LOT-L", instant(t, "2022-09-15T09:30:00Z")),
 				record("late-3", "LOT-L", today.Add(-730*24*time.Hour)),
