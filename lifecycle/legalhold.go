@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lotkeeper/lotkeeper/archive"
+	"github.com/lotkeeper/lotkeeper/cte"
 )
 
 // A hold's promise is kept by the database: nothing that it covers is shredded,
@@ -167,7 +168,8 @@ func (e *Engine) setInVault(ctx context.Context, runID, name string, copies []He
 			continue
 		case Lifting:
 			res.Missing++
-			res.Problem = "segment " + c.Segment + " is just being released by another command"
+			res.Problem = fmt.Sprintf("segment %s was being released by another command when this hold was placed: if that command is gone, a sweep completes it from %s on",
+				c.Segment, cte.FormatTime(c.Since.Add(liftAgain)))
 			continue
 		}
 		if err := e.putLegalHold(ctx, c, true); err != nil {
