@@ -276,42 +276,51 @@ func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, c
 	return ids, nil
 }
 
-// Execute counts before it takes the lock: the members of a condemned class do not
-// change, and whether a hold covers one of them is looked at again under the lock by
-// the version of the holds. To count a million records there would keep a hold
-// waiting for seconds.
+// Execute counts before it takes the lock, since that reads every member: the members
+// of a condemned class do not change. What may change is the holds, and only by more
+// scopes and more lots that traces lead to. So what is new is looked at round by round,
+// outside the lock, until so little is left that it can be done under it.
 func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]shred.Evidence, error) {
 	var out []shred.Evidence
+	var counted []shred.Evidence
+	var seen holdsMark
+	pinned := map[string]bool{}
 	err := s.untilTraced(ctx, func(budget int) error {
-		var counted []shred.Evidence
-		var version string
-		if err := s.snapshot(ctx, func(tx pgx.Tx) (err error) {
-			if version, err = holdsVersion(ctx, tx); err != nil {
+		if counted == nil {
+			var err error
+			if counted, err = countClasses(ctx, s.pool, now, classes); err != nil {
 				return err
 			}
-			counted, err = countClasses(ctx, tx, now, classes)
+		}
+		// Whatever is not above the mark is committed, and seen: nobody else has
+		// the lock.
+		var mark holdsMark
+		if err := s.write(ctx, exclusive, func(ctx context.Context, tx *txn) (err error) {
+			mark, err = newestHolds(ctx, tx)
 			return err
 		}); err != nil {
 			return err
 		}
+		if err := pin(ctx, s.pool, classes, seen, pinned); err != nil {
+			return err
+		}
+		seen = mark
 		return s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
 			if err := tx.ensureTraced(ctx, budget); err != nil {
 				return err
 			}
-			still, err := holdsVersion(ctx, tx)
+			n, err := one(ctx, tx, (*columns).int, `SELECT (SELECT count(*) FROM lotkeeper.hold_lots WHERE lot_no > $1)
+				+ 100 * (SELECT count(*) FROM lotkeeper.hold_scopes WHERE scope_no > $2)`, seen.lot, seen.scope)
 			if err != nil {
 				return err
 			}
-			if still != version {
-				if budget == lockedBudget {
-					return errBehind
-				}
-				// It has come to this each time: now the holds wait.
-				if counted, err = countClasses(ctx, tx, now, classes); err != nil {
-					return err
-				}
+			if n > int64(budget) {
+				return errBehind
 			}
-			out, err = tx.execute(ctx, now, counted, leaf)
+			if err := pin(ctx, tx, classes, seen, pinned); err != nil {
+				return err
+			}
+			out, err = tx.execute(ctx, now, counted, pinned, leaf)
 			return err
 		})
 	})
@@ -321,23 +330,41 @@ func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, c
 	return out, nil
 }
 
-// holdsVersion changes with whatever makes another record held, and with releases.
-func holdsVersion(ctx context.Context, q querier) (string, error) {
-	v, err := one(ctx, q, (*columns).text, `SELECT concat_ws(' ', (SELECT count(*) FROM lotkeeper.hold_scopes), (SELECT max(scope_no) FROM lotkeeper.hold_scopes),
-		(SELECT sum(lots) FROM lotkeeper.hold_traces), (SELECT count(*) FROM lotkeeper.holds WHERE released_at <> ''))`)
+// holdsMark is how far the holds were looked at.
+type holdsMark struct{ scope, lot int64 }
+
+func newestHolds(ctx context.Context, q querier) (holdsMark, error) {
+	return one(ctx, q, func(c *columns) holdsMark { return holdsMark{c.int(), c.int()} },
+		`SELECT (SELECT coalesce(max(scope_no), 0) FROM lotkeeper.hold_scopes), (SELECT coalesce(max(lot_no), 0) FROM lotkeeper.hold_lots)`)
+}
+
+// pin marks those of the classes that have a member under an open hold, by scopes and
+// lots that are newer than the mark. It goes from the holds to the records, by their
+// indexes; only scopes that name neither a record nor a lot are compared with each
+// member, until the first that one covers.
+func pin(ctx context.Context, q querier, classes []string, since holdsMark, pinned map[string]bool) error {
+	const member = ` JOIN lotkeeper.classes c ON c.class_no = r.class_no AND c.class_id = ANY($1) WHERE r.state <> 'purged' AND `
+	err := each(ctx, q, func(c *columns) { pinned[c.text()] = true }, `
+		SELECT c.class_id FROM lotkeeper.hold_scopes s`+ofOpenHold+`JOIN lotkeeper.records r ON r.record_id = s.record_id`+member+`s.scope_no > $2 AND `+conditions+`
+		UNION SELECT c.class_id FROM lotkeeper.hold_scopes s`+ofOpenHold+`JOIN lotkeeper.records r ON r.tlc = s.tlc AND s.record_id IS NULL`+member+`s.scope_no > $2 AND `+conditions+`
+		UNION SELECT c.class_id FROM lotkeeper.hold_lots l JOIN lotkeeper.hold_scopes s ON s.scope_no = l.scope_no`+ofOpenHold+`
+			JOIN lotkeeper.records r ON r.tlc = l.tlc AND (l.tlc_source = '' OR r.tlc_source = '' OR l.tlc_source = r.tlc_source)`+member+`l.lot_no > $3
+		UNION SELECT c.class_id FROM lotkeeper.hold_scopes s`+ofOpenHold+`, lotkeeper.classes c WHERE s.record_id IS NULL AND s.tlc IS NULL AND s.scope_no > $2 AND c.class_id = ANY($1)
+			AND EXISTS (SELECT FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf <> 0 AND r.state <> 'purged' AND `+conditions+` OFFSET 0)`,
+		classes, since.scope, since.lot)
 	if err != nil {
-		return "", fmt.Errorf("couldn't read the version of the holds: %w", err)
+		return fmt.Errorf("couldn't look for holds on the members of %d classes: %w", len(classes), err)
 	}
-	return v, nil
+	return nil
 }
 
 // countClasses counts what speaks against the destruction of classes that are
 // condemned or executing. Unverified are members that do not have their copy
 // elsewhere: one that is active but says this class, and one that is archived in a
 // segment which is not verified. It looks at the records, DEKs at the DEKs: two
-// witnesses. Held are members that an open hold covers.
+// witnesses.
 func countClasses(ctx context.Context, q querier, now time.Time, classes []string) ([]shred.Evidence, error) {
-	out, err := all(ctx, q, func(c *columns) shred.Evidence {
+	return all(ctx, q, func(c *columns) shred.Evidence {
 		return shred.Evidence{Class: c.text(), ClosesAt: c.time(), Now: now, IntentLeaf: c.int(), DEKs: int(c.int()), Unverified: int(c.int())}
 	}, `SELECT class_id, closes_at, intent_leaf,
 			(SELECT count(*) FROM lotkeeper.deks d WHERE d.class_no = c.class_no),
@@ -345,31 +372,15 @@ func countClasses(ctx context.Context, q querier, now time.Time, classes []strin
 			+ (SELECT count(*) FROM lotkeeper.records r LEFT JOIN lotkeeper.segments g ON g.segment_no = r.segment_no
 			    WHERE r.class_no = c.class_no AND r.archive_leaf <> 0 AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled'))
 		FROM lotkeeper.classes c WHERE class_id = ANY($1) AND state IN ('condemned', 'executing') ORDER BY class_id`, classes)
-	if err != nil {
-		return nil, err
-	}
-	open, err := one(ctx, q, (*columns).int, `SELECT count(*) FROM (SELECT FROM lotkeeper.holds WHERE released_at = '' LIMIT 1) h`)
-	if err != nil || open == 0 {
-		return out, err
-	}
-	ofClass := map[string]int{}
-	if err := each(ctx, q, func(c *columns) { ofClass[c.text()] = int(c.int()) }, `SELECT c.class_id, count(*) FROM lotkeeper.classes c JOIN lotkeeper.records r ON r.class_no = c.class_no
-		WHERE c.class_id = ANY($1) AND c.state IN ('condemned', 'executing') AND r.state <> 'purged' AND `+held+` GROUP BY c.class_id`, classes); err != nil {
-		return nil, err
-	}
-	for i := range out {
-		out[i].Held = ofClass[out[i].Class]
-	}
-	return out, nil
 }
 
 // execute moves the classes that nothing speaks against to executing. DEKs and
 // active members are looked for once more: there must be none, which is quick.
-func (tx *txn) execute(ctx context.Context, now time.Time, counted []shred.Evidence, leaf lifecycle.Leaf) ([]shred.Evidence, error) {
+func (tx *txn) execute(ctx context.Context, now time.Time, counted []shred.Evidence, pinned map[string]bool, leaf lifecycle.Leaf) ([]shred.Evidence, error) {
 	var out []shred.Evidence
 	var ids []string
 	for _, e := range counted {
-		if e.DEKs == 0 && e.Unverified == 0 && e.Held == 0 && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
+		if e.DEKs == 0 && e.Unverified == 0 && !pinned[e.Class] && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
 			out, ids = append(out, e), append(ids, e.Class)
 		}
 	}
