@@ -20,7 +20,7 @@ RACE := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
 
 # SQLite in Go is sixteen times as slow under the race detector, so there it is
 # only the tests in which something runs at once.
-CONCURRENT := TestGate|TestHoldAmong|TestWait|TestStore/.*(Concurrent|OneRun|Snapshot)
+CONCURRENT := TestGate|TestHoldAmong|TestWait|TestTraceRace|TestStore/.*(Concurrent|OneRun|Snapshot)
 
 .PHONY: help build demo test test-short servers postgres lint bench bench-servers bench-embedded bench-holds fuzz clean
 
