@@ -52,7 +52,7 @@ const liftAgain = 10 * time.Minute
 // a later run completes it. The hold stands, also when this fails.
 func (e *Engine) Confirm(ctx context.Context, res *PlaceResult) error {
 	done, err := e.confirmHold(ctx, res.HoldID)
-	res.Vaults = done.Vaults
+	res.Vaults, res.Status = done.Vaults, "open"
 	if err != nil || done.Missing() > 0 {
 		res.Status = "partial"
 	}
@@ -71,11 +71,37 @@ func (e *Engine) confirmHold(ctx context.Context, id string) (LegalHolds, error)
 	if err != nil {
 		return LegalHolds{}, err
 	}
-	wanted, err := e.Store.HeldCopies(ctx, r)
+	wanted, err := e.heldCopies(ctx, r)
 	if err != nil {
 		return LegalHolds{}, err
 	}
 	return e.setLegalHolds(ctx, "", wanted)
+}
+
+// heldCopies are those that are to be under legal hold. Of a vault that is retired and
+// out of the configuration nothing is asked any more.
+func (e *Engine) heldCopies(ctx context.Context, r Reach) ([]HeldCopy, error) {
+	copies, err := e.Store.HeldCopies(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return e.inVaultsLeft(ctx, copies)
+}
+
+func (e *Engine) inVaultsLeft(ctx context.Context, copies []HeldCopy) ([]HeldCopy, error) {
+	if len(copies) == 0 {
+		return nil, nil
+	}
+	rows, err := e.Store.Vaults(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gone := map[string]bool{}
+	for _, v := range rows {
+		_, err := e.vault(v.Name)
+		gone[v.Name] = err != nil && v.State == Retiring && !v.LockedUntil.After(e.Now())
+	}
+	return slices.DeleteFunc(copies, func(c HeldCopy) bool { return gone[c.Vault] }), nil
 }
 
 // ProjectHolds sets the legal holds that are missing, of all open holds, and lifts
@@ -85,13 +111,13 @@ func (e *Engine) ProjectHolds(ctx context.Context) (LegalHolds, error) {
 }
 
 func (e *Engine) projectHolds(ctx context.Context, runID string, takeOver bool) (LegalHolds, error) {
-	r, err := e.openReach(ctx)
+	r, err := e.openReach(ctx, e.Now())
 	if err != nil {
 		return LegalHolds{}, err
 	}
 	var wanted []HeldCopy
 	if len(r.Scopes) > 0 {
-		if wanted, err = e.Store.HeldCopies(ctx, r); err != nil {
+		if wanted, err = e.heldCopies(ctx, r); err != nil {
 			return LegalHolds{}, err
 		}
 	}
@@ -105,6 +131,9 @@ func (e *Engine) projectHolds(ctx context.Context, runID string, takeOver bool) 
 		held[place{c.Segment, c.Vault}] = true
 	}
 	have, err := e.Store.LegalHolds(ctx)
+	if err == nil {
+		have, err = e.inVaultsLeft(ctx, have)
+	}
 	if err != nil {
 		return res, err
 	}

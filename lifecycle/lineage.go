@@ -158,15 +158,15 @@ func (e *Engine) reach(ctx context.Context, scopes []Scope) (Reach, error) {
 	return r, nil
 }
 
-// openReach is what all holds cover that are open and not over.
-func (e *Engine) openReach(ctx context.Context) (Reach, error) {
+// openReach is what all holds cover that are open, and not over at the given time.
+func (e *Engine) openReach(ctx context.Context, now time.Time) (Reach, error) {
 	open, err := e.Store.Holds(ctx, true)
 	if err != nil {
 		return Reach{}, err
 	}
 	var scopes []Scope
 	for _, h := range open {
-		if !h.Over(e.Now()) {
+		if !h.Over(now) {
 			scopes = append(scopes, h.Scopes...)
 		}
 	}
@@ -179,7 +179,7 @@ func (e *Engine) Select(ctx context.Context, q Query) (Query, error) {
 		return q, nil
 	}
 	var err error
-	q.Reach, err = e.openReach(ctx)
+	q.Reach, err = e.openReach(ctx, e.Now())
 	return q, err
 }
 

@@ -292,7 +292,7 @@ func (e *Engine) Describe(ctx context.Context, h *Hold, limit int) (HoldDetail, 
 	if cov.Archived == 0 {
 		return d, nil
 	}
-	copies, err := e.Store.HeldCopies(ctx, r)
+	copies, err := e.heldCopies(ctx, r)
 	if err != nil {
 		return d, err
 	}

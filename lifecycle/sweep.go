@@ -118,10 +118,37 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 		}
 		res.Segments += (inClass + e.Limits.SegmentRecords - 1) / e.Limits.SegmentRecords
 	}
-	res.ShreddedClasses = len(dying)
+	pinned, err := e.pinned(ctx, now)
+	if err != nil {
+		return res, err
+	}
+	for id := range over {
+		if !pinned[id] {
+			res.ShreddedClasses++
+		}
+	}
 	res.Policies = []PolicyResult{{Policy: e.Policy.Name, Action: "archive", Processed: res.Archived, Held: res.Held}}
 	res.DurationSeconds = e.Now().Sub(start).Seconds()
 	return res, nil
+}
+
+// pinned lists the classes that have an archived member under a hold which is not over
+// at the given time: their keys stay.
+func (e *Engine) pinned(ctx context.Context, now time.Time) (map[string]bool, error) {
+	pinned := map[string]bool{}
+	r, err := e.openReach(ctx, now)
+	if err != nil || len(r.Scopes) == 0 {
+		return pinned, err
+	}
+	for r, err := range e.Store.Rows(ctx, Query{State: Held, Reach: r}) {
+		if err != nil {
+			return nil, err
+		}
+		if r.State == Archived {
+			pinned[r.Class] = true
+		}
+	}
+	return pinned, nil
 }
 
 // sweep is the state of one run.

@@ -66,6 +66,7 @@ func newWorldOn(t *testing.T, dir string, store lifecycle.Store) *world {
 		Log: zerolog.New(zerolog.NewTestWriter(t)), Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(), Actor: "tester", Software: "test",
 	}
 	w.Limits.Identity = "x25519" // hybrid identities cost 1 ms each
+	w.Limits.CountFor = 0        // no test hangs by how fast it counts
 	t.Cleanup(func() { store.Close() })
 	if err := w.AddVault(context.Background(), "main"); err != nil {
 		t.Fatal(err)

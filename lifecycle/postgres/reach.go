@@ -81,7 +81,11 @@ func hits(r lifecycle.Reach, p *params) string {
 	if rest != nil {
 		arms = append(arms, `SELECT r.seq FROM lotkeeper.records r WHERE `+strings.Join(rest, " OR "))
 	}
-	return strings.Join(arms, " UNION ")
+	if arms == nil {
+		return ""
+	}
+	// A record may be found in more than one way, and in one way more than once.
+	return `SELECT DISTINCT seq FROM (` + strings.Join(arms, " UNION ALL ") + `) found`
 }
 
 // reached reads something of the records r of a reach, which sql has as %s. It is

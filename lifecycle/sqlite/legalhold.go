@@ -35,7 +35,7 @@ func (s *Store) MoveLegalHold(ctx context.Context, segment, vault string, from, 
 	// A segment has tens of thousands of records. What is archived in it after the look
 	// was not held then, and is not now if the holds are the same.
 	var held bool
-	look := func(ctx context.Context, q querier) error {
+	look := func(ctx context.Context, q querier, _ holdsMark) error {
 		return q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM records r
 			WHERE r.segment_no = (SELECT segment_no FROM segments WHERE segment_id = ?) AND r.state = 'archived' AND `+heldRecord+`)`, segment).Scan(&held)
 	}

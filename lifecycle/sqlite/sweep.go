@@ -402,39 +402,68 @@ func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, c
 // evidence is what speaks for the destruction of classes, and against it. Unverified
 // counts every member that does not have its copy elsewhere: one that is active but
 // says this class, and one that is archived in a segment which is not verified. It
-// looks at the records, DEKs at the DEKs: two witnesses. One member under a hold is
-// as good as many.
+// looks at the records, DEKs at the DEKs: two witnesses.
 func evidence(ctx context.Context, q querier, now time.Time, classes []string) ([]shred.Evidence, error) {
 	rows, err := q.QueryContext(ctx, `SELECT class_id, closes_at, intent_leaf,
 			(SELECT count(*) FROM deks d WHERE d.class_no = c.class_no),
 			(SELECT count(*) FROM records r WHERE r.class_no = c.class_no AND r.state = 'active')
 			+ (SELECT count(*) FROM records r LEFT JOIN segments g ON g.segment_no = r.segment_no
-			    WHERE r.class_no = c.class_no AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled')),
-			EXISTS (SELECT 1 FROM records r WHERE r.class_no = c.class_no AND `+heldRecord+`)
+			    WHERE r.class_no = c.class_no AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled'))
 		FROM classes c WHERE class_id IN (SELECT value FROM json_each(?)) AND state IN ('condemned', 'executing') ORDER BY class_no`, list(classes))
 	if err != nil {
 		return nil, err
 	}
 	return collect(rows, func(rows *sql.Rows) (shred.Evidence, error) {
 		e := shred.Evidence{Now: now}
-		err := rows.Scan(&e.Class, at(&e.ClosesAt), &e.IntentLeaf, &e.DEKs, &e.Unverified, &e.Held)
+		err := rows.Scan(&e.Class, at(&e.ClosesAt), &e.IntentLeaf, &e.DEKs, &e.Unverified)
 		return e, err
 	})
+}
+
+// pin marks those of the classes that have a member under an open hold, by scopes and
+// lots that are newer than the mark. It goes from the holds to the records, by their
+// indexes; only scopes that name neither a record nor a lot are compared with each
+// member, until the first that one covers.
+func pin(ctx context.Context, q querier, classes []string, since holdsMark, pinned map[string]bool) error {
+	const ofOpenHold = ` CROSS JOIN holds h ON h.hold_no = s.hold_no AND h.released_at = '' `
+	const member = ` CROSS JOIN classes c ON c.class_no = r.class_no WHERE r.state <> 'purged' AND c.class_id IN (SELECT value FROM json_each(?1)) AND `
+	rows, err := q.QueryContext(ctx, `
+		SELECT c.class_id FROM hold_scopes s`+ofOpenHold+`CROSS JOIN records r ON r.record_id = s.record_id`+member+`s.scope_no > ?2 AND `+covers+`
+		UNION SELECT c.class_id FROM hold_scopes s`+ofOpenHold+`CROSS JOIN records r ON r.tlc = s.tlc AND s.record_id IS NULL`+member+`s.scope_no > ?2 AND `+covers+`
+		UNION SELECT c.class_id FROM hold_lots l CROSS JOIN hold_scopes s ON s.scope_no = l.scope_no`+ofOpenHold+`
+			CROSS JOIN records r ON r.tlc = l.tlc AND (l.tlc_source = '' OR r.tlc_source = '' OR l.tlc_source = r.tlc_source)`+member+`l.lot_no > ?3
+		UNION SELECT c.class_id FROM hold_scopes s INDEXED BY hold_scopes_general`+ofOpenHold+`CROSS JOIN classes c
+			WHERE s.record_id IS NULL AND s.tlc IS NULL AND s.scope_no > ?2 AND c.class_id IN (SELECT value FROM json_each(?1))
+			  AND EXISTS (SELECT 1 FROM records r WHERE r.class_no = c.class_no AND r.state <> 'purged' AND `+covers+`)`,
+		list(classes), since.scope, since.lot)
+	if err != nil {
+		return fmt.Errorf("couldn't look for holds on the members of %d classes: %w", len(classes), err)
+	}
+	ids, err := collect(rows, scanOne[string])
+	for _, id := range ids {
+		pinned[id] = true
+	}
+	return err
 }
 
 func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]shred.Evidence, error) {
 	var all, out []shred.Evidence
 	fenced := func(fn func(context.Context, *sql.Tx) error) error { return s.fenced(ctx, l, fn) }
+	pinned := map[string]bool{}
 	// The members of a condemned class do not change, so what was found before the
 	// lock is true under it if the holds are the same.
-	err := s.decide(ctx, fenced, func(ctx context.Context, q querier) (err error) {
-		all, err = evidence(ctx, q, now, classes)
-		return err
+	err := s.decide(ctx, fenced, func(ctx context.Context, q querier, seen holdsMark) (err error) {
+		if all == nil {
+			if all, err = evidence(ctx, q, now, classes); err != nil {
+				return err
+			}
+		}
+		return pin(ctx, q, classes, seen, pinned)
 	}, func(ctx context.Context, tx *sql.Tx) error {
 		out = nil
 		var ids []string
 		for _, e := range all {
-			if e.DEKs == 0 && e.Unverified == 0 && e.Held == 0 && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
+			if e.DEKs == 0 && e.Unverified == 0 && !pinned[e.Class] && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
 				ids = append(ids, e.Class)
 			}
 		}

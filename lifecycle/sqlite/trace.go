@@ -176,27 +176,30 @@ func (s *Store) traced(ctx context.Context, transact func(fn func(context.Contex
 // errHeldMore: the holds may cover more than when it was looked at.
 var errHeldMore = errors.New("the holds cover more than before")
 
-// holdsVersion changes whenever an open hold comes to cover a record that was there
-// before: by a new scope, or a lot that a trace comes to. A release does not change it,
-// for it only makes what was looked at too careful.
-func holdsVersion(ctx context.Context, q querier) (v [2]int64, err error) {
-	err = q.QueryRowContext(ctx, `SELECT (SELECT coalesce(max(scope_no), 0) FROM hold_scopes), (SELECT coalesce(sum(lots), 0) FROM hold_traces)`).Scan(&v[0], &v[1])
-	return v, err
+// holdsMark is how far the holds were looked at. It rises whenever an open hold comes to
+// cover a record that was there before: by a new scope, or a lot that a trace comes to.
+// A release does not change it, for it only makes what was looked at too careful.
+type holdsMark struct{ scope, lot int64 }
+
+func newestHolds(ctx context.Context, q querier) (m holdsMark, err error) {
+	err = q.QueryRowContext(ctx, `SELECT (SELECT coalesce(max(scope_no), 0) FROM hold_scopes), (SELECT coalesce(max(lot_no), 0) FROM hold_lots)`).Scan(&m.scope, &m.lot)
+	return m, err
 }
 
 // decide is traced for what takes long to look at: look does it in a snapshot, before
 // the lock, and fn follows under the lock if the holds still cover the same. Where they
-// come to cover more again and again, look is made under the lock too.
+// come to cover more again and again, look is made under the lock too. It is given how
+// far it has looked before, and adds to what it found: only the first takes long.
 func (s *Store) decide(ctx context.Context, transact func(fn func(context.Context, *sql.Tx) error) error,
-	look func(context.Context, querier) error, fn func(context.Context, *sql.Tx) error) error {
+	look func(context.Context, querier, holdsMark) error, fn func(context.Context, *sql.Tx) error) error {
+	var seen holdsMark
 	for round := 0; ; round++ {
 		locked := round == s.pace.rounds
-		var before [2]int64
 		if !locked {
 			// First, or what is traced under the lock would be news each time.
 			err := s.TraceHolds(ctx)
 			if err == nil {
-				before, err = s.snapshot(ctx, look)
+				seen, err = s.snapshot(ctx, look, seen)
 			}
 			if err != nil {
 				return err
@@ -204,12 +207,12 @@ func (s *Store) decide(ctx context.Context, transact func(fn func(context.Contex
 		}
 		err := s.traced(ctx, transact, func(ctx context.Context, tx *sql.Tx) error {
 			if locked {
-				if err := look(ctx, tx); err != nil {
+				if err := look(ctx, tx, seen); err != nil {
 					return err
 				}
-			} else if now, err := holdsVersion(ctx, tx); err != nil {
+			} else if now, err := newestHolds(ctx, tx); err != nil {
 				return err
-			} else if now != before {
+			} else if now != seen {
 				return errHeldMore
 			}
 			return fn(ctx, tx)
@@ -220,18 +223,18 @@ func (s *Store) decide(ctx context.Context, transact func(fn func(context.Contex
 	}
 }
 
-// snapshot looks at the database as it is at one instant, and says which version of
-// the holds that was.
-func (s *Store) snapshot(ctx context.Context, look func(context.Context, querier) error) (version [2]int64, err error) {
+// snapshot looks at the database as it is at one instant, and says how far the holds
+// were by then.
+func (s *Store) snapshot(ctx context.Context, look func(context.Context, querier, holdsMark) error, seen holdsMark) (now holdsMark, err error) {
 	tx, err := s.r.BeginTx(ctx, nil)
 	if err != nil {
-		return version, err
+		return now, err
 	}
 	defer tx.Rollback()
-	if version, err = holdsVersion(ctx, tx); err != nil {
-		return version, err
+	if now, err = newestHolds(ctx, tx); err != nil {
+		return now, err
 	}
-	return version, look(ctx, tx)
+	return now, look(ctx, tx, seen)
 }
 
 // reload reads how far the trace is by now, and says whether its hold is over.

@@ -425,9 +425,6 @@ func pins(k *kit) {
 			var got []string
 			for _, e := range ev {
 				got = append(got, e.Class)
-				if e.Held != 0 {
-					k.Errorf("%s: evidence %+v", c.name, e)
-				}
 			}
 			slices.Sort(got)
 			slices.Sort(want)
