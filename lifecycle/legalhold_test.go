@@ -349,6 +349,21 @@ func TestLegalHoldVaultDown(t *testing.T) {
 	}
 }
 
+// Confirmed again, a hold that was partial is said to be what it is by then.
+func TestConfirmAgain(t *testing.T) {
+	ctx := context.Background()
+	w := newLegalWorld(t)
+	w.second.before = func(bool) error { return storetest.ErrFault }
+	res := w.confirmed(lifecycle.Scope{RecordID: "a"})
+	if res.Status != "partial" {
+		t.Fatalf("%+v", res)
+	}
+	w.second.before = nil
+	if err := w.Confirm(ctx, &res); err != nil || res.Status != "open" || len(res.Vaults) != 2 || res.Vaults[1].Missing != 0 {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
+
 // A hold that is placed while the last one's legal hold is being lifted ends up set
 // and confirmed, whatever it was placed just before.
 func TestHoldWhileLifting(t *testing.T) {
@@ -389,8 +404,9 @@ func TestHoldWhileLifting(t *testing.T) {
 						t.Fatal("nothing was lifted")
 					}
 					w.settled("afterwards", bothSet, 4, 0)
-					if err := w.Confirm(ctx, &placed); err != nil || placed.Status != "open" {
-						t.Errorf("%+v, %v", placed, err)
+					again := lifecycle.PlaceResult{HoldID: placed.HoldID, Status: "open"}
+					if err := w.Confirm(ctx, &again); err != nil || again.Status != "open" {
+						t.Errorf("%+v, %v", again, err)
 					}
 					if got := w.status(placed.HoldID); got != "open main 1/1 second 1/1" {
 						t.Error(got)

@@ -457,6 +457,53 @@ func pins(k *kit) {
 	}
 }
 
+// pinRace: the end of a class against a hold on what it needs, each from its own
+// handle. Whichever is first in the trail, the other has to have seen it.
+func pinRace(k *kit) {
+	n := many(60)
+	other := k.again(k)
+	k.begin()
+	kept := 0
+	for i := range n {
+		r := row(fmt.Sprint("r-", i), expired.AddDate(0, 0, -i), lot(fmt.Sprint("L-", i), "S"))
+		// The link is a record of another day: a class that is over takes no more.
+		link := row(fmt.Sprint("m-", i), expired.AddDate(0, 0, 60), lot(r.TLC, "S"), func(s *lifecycle.Sealed) { s.Inputs = []cte.Lot{lotOf(fmt.Sprint("P-", i), "S")} })
+		k.take(r, link)
+		k.verified(fmt.Sprint("seg-", i), r.ArchiveClass, 1)
+		k.softDelete(1, fmt.Sprint("seg-", i), Start, members(r))
+		_, err := k.Condemn(k.ctx, k.lease, Start, []string{r.Class}, leaf(lifecycle.ActionShredIntent))
+		k.ok(err)
+		if k.classState(r.Class) != lifecycle.Condemned {
+			k.Fatalf("%s is %s", r.Class, k.classState(r.Class))
+		}
+		id := fmt.Sprint("h-", i)
+		scope := []lifecycle.Scope{onRecord(r.RecordID), traced(fmt.Sprint("P-", i), "", lifecycle.Forward), {TLCPrefix: r.TLC, TLCSource: "S"}}[i%3]
+		l := leaf(lifecycle.ActionShredExecuting)
+		l.Subject = r.Class
+		var placed, executed error
+		var ev []shred.Evidence
+		together(
+			func() { placed = other.Place(k.ctx, placement(id, scope)) },
+			func() { ev, executed = k.Execute(k.ctx, k.lease, Start, []string{r.Class}, l) },
+		)
+		k.ok(errors.Join(placed, executed))
+		if len(ev) == 0 {
+			kept++
+			k.release(id)
+			continue
+		}
+		held, err := k.Leaves(k.ctx, lifecycle.LeafQuery{Subject: id})
+		k.ok(err)
+		gone, err := k.Leaves(k.ctx, lifecycle.LeafQuery{Subject: r.Class})
+		k.ok(err)
+		if len(gone) != 1 || gone[0].ID > held[0].ID {
+			k.Errorf("%s is executing by %+v, and held by leaf %d", r.Class, gone, held[0].ID)
+		}
+		k.release(id)
+	}
+	k.Logf("of %d classes raced for, holds kept %d", n, kept)
+}
+
 // authorized asks for a permit on what Execute says.
 func authorized(k *kit, classes []string) error {
 	ev, err := k.Execute(k.ctx, k.lease, Start, classes, leaf(lifecycle.ActionShredExecuting))

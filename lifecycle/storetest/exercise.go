@@ -62,6 +62,7 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"Condemn", condemn},
 		{"Execute", execute},
 		{"Pins", pins},
+		{"PinRace", pinRace},
 		{"Destroyed", destroyed},
 		{"DropCiphertext", dropCiphertext},
 		{"DropLargeClass", dropLargeClass},
