@@ -16,7 +16,11 @@ import (
 // for each way to find some, and only those that the reach needs. An arm goes through
 // its own scopes only: one that looks at every record must not compare it with ten
 // thousand that name a record.
-func hits(r lifecycle.Reach) (string, []any) {
+func hits(r lifecycle.Reach) (string, []any) { return hitsAmong(r, `true`) }
+
+// hitsAmong is hits for those who ask only about records r for which cond is true: the
+// records that no index finds are looked for among those. Others may be given too.
+func hitsAmong(r lifecycle.Reach, cond string, condArgs ...any) (string, []any) {
 	arms := []struct {
 		scopes []scope
 		query  string
@@ -24,7 +28,7 @@ func hits(r lifecycle.Reach) (string, []any) {
 		{query: `SELECT r.seq FROM asked s CROSS JOIN records r WHERE r.record_id = s.record_id AND ` + covers},
 		{query: `SELECT r.seq FROM asked s CROSS JOIN records r WHERE r.tlc = s.tlc AND ` + covers},
 		{query: `SELECT r.seq FROM asked s CROSS JOIN records r WHERE r.tlc >= s.tlc_prefix AND r.tlc < s.tlc_prefix || x'ff' AND ` + covers},
-		{query: `SELECT r.seq FROM records r WHERE EXISTS (SELECT 1 FROM asked s WHERE ` + covers + `)`}, // no index finds these
+		{query: `SELECT r.seq FROM records r WHERE ` + cond + ` AND EXISTS (SELECT 1 FROM asked s WHERE ` + covers + `)`},
 	}
 	lots := slices.Clone(r.Lots)
 	for _, sc := range r.Scopes {
@@ -52,7 +56,7 @@ func hits(r lifecycle.Reach) (string, []any) {
 		with = append(with, asked+` AS MATERIALIZED (SELECT value ->> 'record_id' AS record_id, value ->> 'tlc' AS tlc, value ->> 'tlc_prefix' AS tlc_prefix,
 			value ->> 'tlc_source' AS tlc_source, value ->> 'location' AS location, value ->> 'product' AS product,
 			value ->> 'event_type' AS event_type, value ->> 'from_at' AS from_at, value ->> 'to_at' AS to_at FROM json_each(?))`)
-		union = append(union, strings.Replace(arm.query, "asked", asked, 1))
+		union = append(union, strings.Replace(arm.query, "FROM asked", "FROM "+asked, 1))
 		args = append(args, list(arm.scopes))
 	}
 	if len(lots) > 0 {
@@ -63,6 +67,9 @@ func hits(r lifecycle.Reach) (string, []any) {
 	}
 	if len(union) == 0 {
 		return `SELECT 0 AS seq WHERE false`, nil
+	}
+	if len(arms[3].scopes) > 0 {
+		args = append(args, condArgs...)
 	}
 	return `WITH ` + strings.Join(with, ", ") + ` SELECT DISTINCT seq FROM (` + strings.Join(union, " UNION ALL ") + `)`, args
 }

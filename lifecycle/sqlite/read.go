@@ -96,7 +96,7 @@ func where(q lifecycle.Query) (string, []any) {
 	if q.Segment != "" {
 		add(`r.segment_no = (SELECT segment_no FROM segments WHERE segment_id = ?)`, q.Segment)
 	}
-	query, reach := hits(q.Reach)
+	query, reach := hitsAmong(q.Reach, strings.Join(conds, " AND "), args...)
 	if q.ExceptHeld {
 		add(`r.seq NOT IN (`+query+`)`, reach...)
 	}
