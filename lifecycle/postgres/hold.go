@@ -112,6 +112,9 @@ func (s *Store) Place(ctx context.Context, p lifecycle.Placement) error {
 			// finds the first here when it is tried again.
 			other, err := one(ctx, tx, (*columns).text, `SELECT hold_id FROM lotkeeper.holds WHERE kind = $1 AND reference = $2 AND reference <> '' AND released_at = ''`,
 				string(p.Hold.Kind), p.Hold.Reference)
+			if err == nil && other == p.Hold.ID {
+				return nil // placed since the look before
+			}
 			if err == nil {
 				return &lifecycle.ReferenceTaken{HoldID: other}
 			}
