@@ -423,7 +423,10 @@ func TestWouldPlace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	would.HoldID, would.DryRun = placed.HoldID, false
+	if would.AllLots == 0 || len(would.Lots) != would.AllLots {
+		t.Errorf("it would cover %d lots, and lists %+v", would.AllLots, would.Lots)
+	}
+	would.HoldID, would.DryRun, would.AllLots, would.Lots = placed.HoldID, false, 0, nil
 	if !reflect.DeepEqual(placed, would) {
 		t.Errorf("placed %+v, it would be %+v", placed, would)
 	}
