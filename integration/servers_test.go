@@ -334,6 +334,7 @@ type client interface {
 	put(t *testing.T, key, body string)
 	// remove deletes a version, or puts a delete marker if none is named.
 	remove(ctx context.Context, key, versionID string) error
+	legalHold(t *testing.T, key, versionID string) bool
 }
 
 type minioClient struct {
