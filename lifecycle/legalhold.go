@@ -75,7 +75,40 @@ func (e *Engine) confirmHold(ctx context.Context, id string) (LegalHolds, error)
 	if err != nil {
 		return LegalHolds{}, err
 	}
+	// Those that are confirmed are looked at again: somebody may have lifted them,
+	// past the database.
+	for i, c := range wanted {
+		if c.State != LegalSet {
+			continue
+		}
+		if off, err := e.offLegalHold(ctx, c); err != nil || len(off) > 0 {
+			e.Log.Error().Str("segment", c.Segment).Str("vault", c.Vault).Strs("objects", off).Err(err).Msg("a legal hold that was confirmed is not there")
+			wanted[i].State = lost
+		}
+	}
 	return e.setLegalHolds(ctx, "", wanted)
+}
+
+// lost is the state of a legal hold that is recorded as set and is not. It is not
+// stored.
+const lost LegalState = "lost"
+
+// offLegalHold names what of a copy is not under legal hold.
+func (e *Engine) offLegalHold(ctx context.Context, c HeldCopy) (off []string, err error) {
+	v, err := e.vault(c.Vault)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range [][2]string{{c.ObjectKey, c.ObjectVersion}, {c.ManifestKey, c.ManifestVersion}} {
+		info, err := v.Stat(ctx, o[0], o[1])
+		if err != nil {
+			return off, fmt.Errorf("couldn't look at the legal hold of %s in vault %s: %w", o[0], c.Vault, err)
+		}
+		if !info.LegalHold {
+			off = append(off, o[0])
+		}
+	}
+	return off, nil
 }
 
 // heldCopies are those that are to be under legal hold. Of a vault that is retired and
@@ -213,7 +246,12 @@ func (e *Engine) setInVault(ctx context.Context, runID, name string, copies []He
 			}
 			break
 		}
-		err := e.moveLegalHold(ctx, runID, c, LegalNone, LegalSet)
+		var err error
+		if c.State == lost {
+			err = e.Store.Append(ctx, e.legalLeaf(runID, c, LegalSet).With("again", true))
+		} else {
+			err = e.moveLegalHold(ctx, runID, c, LegalNone, LegalSet)
+		}
 		if errors.Is(err, ErrMoved) {
 			err = nil // another has confirmed it meanwhile
 		}
@@ -295,10 +333,13 @@ func (e *Engine) setAgain(ctx context.Context, runID string, c HeldCopy) error {
 }
 
 func (e *Engine) moveLegalHold(ctx context.Context, runID string, c HeldCopy, from, to LegalState) error {
+	return e.Store.MoveLegalHold(ctx, c.Segment, c.Vault, from, to, e.legalLeaf(runID, c, to))
+}
+
+func (e *Engine) legalLeaf(runID string, c HeldCopy, to LegalState) Leaf {
 	action := map[LegalState]string{LegalSet: ActionLegalHoldSet, Lifting: ActionLegalHoldOff, LegalNone: ActionLegalHoldGone}[to]
-	leaf := e.leaf(e.Now(), action, runID, c.Segment, map[string]any{"vault": c.Vault,
+	return e.leaf(e.Now(), action, runID, c.Segment, map[string]any{"vault": c.Vault,
 		"object": c.ObjectKey, "object_version": c.ObjectVersion, "manifest": c.ManifestKey, "manifest_version": c.ManifestVersion})
-	return e.Store.MoveLegalHold(ctx, c.Segment, c.Vault, from, to, leaf)
 }
 
 // legalHolds is the stage of a sweep that brings the vaults in line with the

@@ -364,6 +364,47 @@ func TestConfirmAgain(t *testing.T) {
 	}
 }
 
+// A legal hold that somebody lifts past the database is found, and set again by
+// confirming the hold once more.
+func TestLegalHoldLiftedByAnother(t *testing.T) {
+	ctx := context.Background()
+	w := newLegalWorld(t)
+	res := w.confirmed(lifecycle.Scope{RecordID: "a"})
+	w.verify()
+	g, err := w.store.Segment(ctx, w.ab.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := g.Copies[1]
+	if err := w.memVault(c.Vault).SetLegalHold(ctx, g.ManifestKey, c.ManifestVersion, false); err != nil {
+		t.Fatal(err)
+	}
+	found, err := w.Verify(ctx)
+	if err != nil || len(found.Missing) > 0 || len(found.Mismatches) != 1 {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	if m := found.Mismatches[0]; m.Kind != lifecycle.KindLegalHold || m.Vault != c.Vault || m.Key != g.ManifestKey || m.Segment != g.ID {
+		t.Errorf("found %+v", m)
+	}
+	if err := w.Confirm(ctx, &res); err != nil || res.Status != "open" {
+		t.Errorf("%+v, %v", res, err)
+	}
+	w.settled("confirmed again", bothSet, 4, 0)
+	w.verify()
+	leaves, err := w.store.Leaves(ctx, lifecycle.LeafQuery{Actions: []string{lifecycle.ActionLegalHoldSet}})
+	if err != nil || len(leaves) != 3 || !strings.Contains(string(leaves[2].Body), `"again":true`) {
+		t.Errorf("%+v, %v", leaves, err)
+	}
+	// A vault that does not answer is not confirmed again.
+	if err := w.memVault(c.Vault).SetLegalHold(ctx, g.ObjectKey, c.ObjectVersion, false); err != nil {
+		t.Fatal(err)
+	}
+	w.second.before = func(bool) error { return storetest.ErrFault }
+	if err := w.Confirm(ctx, &res); err != nil || res.Status != "partial" {
+		t.Errorf("with a vault that refuses: %+v, %v", res, err)
+	}
+}
+
 // A hold that is placed while the last one's legal hold is being lifted ends up set
 // and confirmed, whatever it was placed just before.
 func TestHoldWhileLifting(t *testing.T) {

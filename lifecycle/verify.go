@@ -28,6 +28,9 @@ const (
 	KindUnknown = "unknown_record"
 	// KindTrail: there are fewer rows than the audit trail says were taken in.
 	KindTrail = "trail"
+	// KindLegalHold: an object is not under the legal hold that its vault has
+	// confirmed. Confirming a hold that covers it once more sets it again.
+	KindLegalHold = "legal_hold"
 	// KindFault: it could not be checked.
 	KindFault = "fault"
 )
@@ -49,7 +52,7 @@ type VerifyResult struct {
 // compares all of it with the database. It goes on to the end whatever it
 // finds; the error is for what keeps it from going on.
 func (e *Engine) Verify(ctx context.Context) (VerifyResult, error) {
-	v := &verification{Engine: e, keys: e.keyring(), res: VerifyResult{Mismatches: []archive.Mismatch{}, Missing: []archive.Mismatch{}}}
+	v := &verification{Engine: e, keys: e.keyring(), legal: map[string][]HeldCopy{}, res: VerifyResult{Mismatches: []archive.Mismatch{}, Missing: []archive.Mismatch{}}}
 	// Each read before what it is compared with: what an ingest brings meanwhile
 	// is too many, never too few.
 	taken, err := e.takenIn(ctx)
@@ -70,6 +73,15 @@ func (e *Engine) Verify(ctx context.Context) (VerifyResult, error) {
 	}
 	if v.vaults, err = e.Store.Vaults(ctx); err != nil {
 		return v.res, err
+	}
+	legal, err := e.Store.LegalHolds(ctx)
+	if err != nil {
+		return v.res, err
+	}
+	for _, c := range legal {
+		if c.State == LegalSet {
+			v.legal[c.Segment] = append(v.legal[c.Segment], c)
+		}
 	}
 	segments, err := e.Store.Segments(ctx)
 	if err != nil {
@@ -109,7 +121,8 @@ func (e *Engine) takenIn(ctx context.Context) (int64, error) {
 type verification struct {
 	*Engine
 	keys   *keyring
-	vaults []VaultRow // as they were before the segments were listed
+	vaults []VaultRow            // as they were before the segments were listed
+	legal  map[string][]HeldCopy // those that are confirmed, by segment
 	res    VerifyResult
 	listed int64 // archived rows that belong to a verified segment
 }
@@ -204,6 +217,31 @@ func (v *verification) segment(ctx context.Context, g *Segment) error {
 	}
 	if compared {
 		v.res.Records += len(rows)
+	}
+	return v.legalHolds(ctx, g)
+}
+
+// legalHolds looks whether the vaults still have the legal holds that they confirmed.
+func (v *verification) legalHolds(ctx context.Context, g *Segment) error {
+	for _, c := range v.legal[g.ID] {
+		off, err := v.offLegalHold(ctx, c)
+		if err != nil {
+			continue // the copy's own check has said so
+		}
+		if len(off) == 0 {
+			continue
+		}
+		// It may just have been released.
+		now, err := v.Store.LegalHolds(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(now, func(n HeldCopy) bool { return n.Segment == c.Segment && n.Vault == c.Vault && n.State == LegalSet }) {
+			continue
+		}
+		for _, key := range off {
+			v.find(archive.Mismatch{Segment: g.ID, Vault: c.Vault, Key: key, Kind: KindLegalHold, Expected: "under legal hold, as was confirmed " + cte.FormatTime(c.Since), Actual: "not"})
+		}
 	}
 	return nil
 }
