@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"filippo.io/age"
@@ -491,8 +492,7 @@ func checkCopy(ctx context.Context, v archive.Vault, g *Segment, c Copy, entries
 // settle soft-deletes the members of a verified segment and settles it. A member
 // that is held, or no longer active, stays as it is.
 func (s *sweep) settle(ctx context.Context, g *Segment, members []Member) (archived int, err error) {
-	for start := 0; start < len(members); start += s.Limits.LockRecords {
-		part := members[start:min(start+s.Limits.LockRecords, len(members))]
+	for part := range slices.Chunk(members, s.lockRecords()) {
 		leaf := s.leaf(s.Now(), ActionArchived, s.lease.RunID, g.ID, map[string]any{
 			"segment": g.ID, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "cutoff": s.arithmetic(),
 			"policy_hash": s.Policy.Hash(), "copies": g.Copies})
@@ -504,6 +504,14 @@ func (s *sweep) settle(ctx context.Context, g *Segment, members []Member) (archi
 	}
 	leaf := s.leaf(s.Now(), ActionSettled, s.lease.RunID, g.ID, map[string]any{"archived": archived, "kept": len(members) - archived})
 	return archived, s.Store.SettleSegment(ctx, s.lease, g.ID, leaf)
+}
+
+// lockRecords is how many records are soft-deleted while a hold waits. A scope that
+// names neither a record nor a lot is compared with each of them, so the more there
+// are of those, the fewer records.
+func (s *sweep) lockRecords() int {
+	const usual = 10 // such scopes, which cost about as much as all the rest
+	return max(1, s.Limits.LockRecords*usual/max(usual, len(s.holds.rest)))
 }
 
 // classEnd is when the month of an archive class is over.

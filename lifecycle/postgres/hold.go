@@ -242,7 +242,7 @@ func nearArgs(code string, limit int) []any {
 }
 
 func (s *Store) NearLots(ctx context.Context, tlc string, limit int) ([]cte.Lot, error) {
-	out, err := all(ctx, s.pool, func(c *columns) cte.Lot { return cte.Lot{TLC: c.text(), Source: c.text()} },
+	out, err := bounded(ctx, s, func(c *columns) cte.Lot { return cte.Lot{TLC: c.text(), Source: c.text()} },
 		`SELECT DISTINCT tlc, tlc_source FROM lotkeeper.records WHERE `+fmt.Sprintf(near, "tlc")+` ORDER BY tlc, tlc_source LIMIT $4`, nearArgs(tlc, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't look for lots like %q: %w", tlc, err)
@@ -251,7 +251,7 @@ func (s *Store) NearLots(ctx context.Context, tlc string, limit int) ([]cte.Lot,
 }
 
 func (s *Store) NearRecords(ctx context.Context, id string, limit int) ([]string, error) {
-	out, err := all(ctx, s.pool, (*columns).text,
+	out, err := bounded(ctx, s, (*columns).text,
 		`SELECT record_id FROM lotkeeper.records WHERE `+fmt.Sprintf(near, "record_id")+` ORDER BY record_id LIMIT $4`, nearArgs(id, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't look for records like %q: %w", id, err)

@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
@@ -96,7 +100,30 @@ func reached[T any](ctx context.Context, s *Store, r lifecycle.Reach, scan func(
 	if seqs == "" {
 		return nil, nil
 	}
-	return all(ctx, s.pool, scan, fmt.Sprintf(sql, `(`+seqs+`) hit JOIN lotkeeper.records r ON r.seq = hit.seq`), p...)
+	return bounded(ctx, s, scan, fmt.Sprintf(sql, `(`+seqs+`) hit JOIN lotkeeper.records r ON r.seq = hit.seq`), p...)
+}
+
+// bounded is all for what may take long, and whose caller may not wait so long: the
+// server is told too, which would go on otherwise, with all its workers, for an answer
+// that nobody reads.
+func bounded[T any](ctx context.Context, s *Store, scan func(*columns) T, sql string, args ...any) (out []T, err error) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return all(ctx, s.pool, scan, sql, args...)
+	}
+	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		left := max(1, time.Until(deadline).Milliseconds())
+		if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d; SET LOCAL max_parallel_workers_per_gather = 0`, left)); err != nil {
+			return err
+		}
+		out, err = all(ctx, tx, scan, sql, args...)
+		return err
+	})
+	var e *pgconn.PgError
+	if errors.As(err, &e) && e.Code == "57014" { // query_canceled
+		err = errors.Join(context.DeadlineExceeded, err)
+	}
+	return out, err
 }
 
 func (s *Store) Coverage(ctx context.Context, r lifecycle.Reach) (lifecycle.Coverage, error) {
@@ -154,7 +181,7 @@ func (s *Store) ScopeLots(ctx context.Context, sc lifecycle.Scope) ([]cte.Lot, e
 			sql += ` UNION SELECT r.tlc, r.tlc_source FROM (SELECT ` + end + `_tlc AS tlc, ` + end + `_source AS tlc_source FROM lotkeeper.lineage) r WHERE ` + scopeOn(sc, &p)
 		}
 	}
-	out, err := all(ctx, s.pool, func(c *columns) cte.Lot { return cte.Lot{TLC: c.text(), Source: c.text()} },
+	out, err := bounded(ctx, s, func(c *columns) cte.Lot { return cte.Lot{TLC: c.text(), Source: c.text()} },
 		`SELECT DISTINCT tlc, tlc_source FROM (`+sql+`) l ORDER BY tlc, tlc_source`, p...)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't list the lots of %s: %w", sc, err)
@@ -171,7 +198,7 @@ func (s *Store) Links(ctx context.Context, lots []cte.Lot, forward bool) ([]life
 	for i, l := range lots {
 		tlcs[i], sources[i] = l.TLC, l.Source
 	}
-	out, err := all(ctx, s.pool, func(c *columns) lifecycle.Link {
+	out, err := bounded(ctx, s, func(c *columns) lifecycle.Link {
 		return lifecycle.Link{Input: cte.Lot{TLC: c.text(), Source: c.text()}, Output: cte.Lot{TLC: c.text(), Source: c.text()},
 			RecordID: c.text(), EventType: cte.EventType(c.text()), EventTimestamp: c.time()}
 	}, `SELECT DISTINCT e.input_tlc, e.input_source, e.output_tlc, e.output_source, r.record_id, r.event_type, r.event_at
@@ -219,8 +246,12 @@ func (s *Store) MoveLegalHold(ctx context.Context, segment, vault string, from, 
 			return err
 		}
 		if to == lifecycle.Lifting || to == lifecycle.LegalNone {
-			if n, err := one(ctx, tx, (*columns).int, `SELECT count(*) FROM (SELECT FROM lotkeeper.records r WHERE r.segment_no = $1 AND r.state = 'archived' AND `+held+` LIMIT 1) r`, no); err != nil || n > 0 {
-				return errors.Join(lifecycle.ErrHeld, err)
+			n, err := one(ctx, tx, (*columns).int, `SELECT count(*) FROM (SELECT FROM lotkeeper.records r WHERE r.segment_no = $1 AND r.state = 'archived' AND `+held+` LIMIT 1) r`, no)
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				return lifecycle.ErrHeld
 			}
 		}
 		n := int64(0)
