@@ -63,7 +63,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		SegmentRecords: 20_000, SegmentBytes: 32 << 20,
 		BatchRecords: 5_000, BatchBytes: 8 << 20,
-		LockRecords: 1_000,
+		LockRecords: 500,
 		CountFor:    100 * time.Millisecond,
 		MinLock:     30 * 24 * time.Hour,
 		ClockSkew:   5 * time.Minute,
