@@ -112,7 +112,7 @@ func bounded[T any](ctx context.Context, s *Store, scan func(*columns) T, sql st
 		return all(ctx, s.pool, scan, sql, args...)
 	}
 	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-		left := max(1, time.Until(deadline).Milliseconds())
+		left := max(1, time.Until(deadline).Milliseconds()) //nolint:forbidigo // a context's deadline is of this clock, and no rule hangs by it
 		if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d; SET LOCAL max_parallel_workers_per_gather = 0`, left)); err != nil {
 			return err
 		}
