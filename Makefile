@@ -20,9 +20,9 @@ RACE := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
 
 # SQLite in Go is sixteen times as slow under the race detector, so there it is
 # only the tests in which something runs at once.
-CONCURRENT := TestGate|TestHoldAmong|TestWait|TestTraceRace|TestStore/.*(Concurrent|OneRun|Snapshot)
+CONCURRENT := TestGate|TestHoldRace$$|TestHoldAmong|TestWait|TestTraceRace|TestStore/.*(Concurrent|OneRun|Snapshot)
 
-.PHONY: help build demo test test-short servers postgres lint bench bench-servers bench-embedded bench-holds fuzz clean
+.PHONY: help build demo test test-short servers postgres lint bench bench-servers bench-embedded bench-holds torture fuzz clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ bench-embedded: build ## SQLite and a directory: ingest, sweep half of it, read
 
 bench-holds: build postgres $(MINIO) ## how long a hold takes to place while a sweep, an ingest and an export run
 	$(GO) run ./integration/bench -on holds -records $(RECORDS)
+
+torture: postgres ## race holds against sweeps and ingests for thousands of rounds, on both databases
+	LOTKEEPER_TORTURE=1 $(GO) test -count=1 -timeout 60m -v -run 'TestHoldRace' ./lifecycle/postgres ./lifecycle/sqlite
 
 fuzz: ## run each fuzzer for half a minute
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r f; do \

@@ -348,10 +348,11 @@ func New(t testing.TB, settings ...string) *Database {
 	return clone(t, server.get(t), "template1", settings...)
 }
 
-// Clone makes a database like d, which nobody may be connected to.
-func (d *Database) Clone(t testing.TB) *Database {
+// Clone makes a database like d, which nobody may be connected to, with settings of
+// its own.
+func (d *Database) Clone(t testing.TB, settings ...string) *Database {
 	t.Helper()
-	return clone(t, d.server(), d.Name)
+	return clone(t, d.server(), d.Name, settings...)
 }
 
 func clone(t testing.TB, dir, template string, settings ...string) *Database {

@@ -102,6 +102,14 @@ func insertScopes(ctx context.Context, tx *txn, hold int64, scopes []lifecycle.S
 }
 
 func (s *Store) Place(ctx context.Context, p lifecycle.Placement) error {
+	err := s.place(ctx, p)
+	for twice(err, "holds_hold_id_key") {
+		err = s.place(ctx, p) // placed by another meanwhile, who is found now
+	}
+	return err
+}
+
+func (s *Store) place(ctx context.Context, p lifecycle.Placement) error {
 	return s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
 		placed, err := one(ctx, tx, (*columns).int, `SELECT count(*) FROM lotkeeper.holds WHERE hold_id = $1`, p.Hold.ID)
 		if err != nil || placed > 0 {
@@ -163,17 +171,18 @@ func (s *Store) Extend(ctx context.Context, id string, scopes []lifecycle.Scope,
 
 func (s *Store) Release(ctx context.Context, id, reason string, leaf lifecycle.Leaf) error {
 	return s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
-		n, err := tx.exec(ctx, `UPDATE lotkeeper.holds SET released_at = $1, released_by = $2, release_reason = $3 WHERE hold_id = $4 AND released_at = ''`,
-			stamp(leaf.At), leaf.Actor, reason, id)
-		if err != nil {
-			return fmt.Errorf("couldn't release hold %s: %w", id, err)
+		// Looked up first: where the update finds nothing, a hold may have been placed
+		// since, and would be taken for one that is released.
+		open, err := one(ctx, tx, (*columns).int, `SELECT (released_at = '')::integer FROM lotkeeper.holds WHERE hold_id = $1 FOR UPDATE`, id)
+		if err := found(err, "hold", id); err != nil {
+			return err
 		}
-		if n == 0 {
-			_, err := one(ctx, tx, (*columns).int, `SELECT hold_no FROM lotkeeper.holds WHERE hold_id = $1`, id)
-			if err := found(err, "hold", id); err != nil {
-				return err
-			}
+		if open == 0 {
 			return fmt.Errorf("hold %s: %w", id, lifecycle.ErrReleased)
+		}
+		if err := exactly(1)(tx.exec(ctx, `UPDATE lotkeeper.holds SET released_at = $1, released_by = $2, release_reason = $3 WHERE hold_id = $4 AND released_at = ''`,
+			stamp(leaf.At), leaf.Actor, reason, id)); err != nil {
+			return fmt.Errorf("couldn't release hold %s: %w", id, err)
 		}
 		_, err = tx.appendLeaf(ctx, leaf)
 		return err

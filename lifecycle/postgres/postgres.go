@@ -372,7 +372,13 @@ func inTheWay(err error) bool {
 	if !errors.As(err, &e) {
 		return false
 	}
-	return e.Code == "55P03" || e.Code == "40P01" || e.Code == "23505" && (e.ConstraintName == "records_record_id" || e.ConstraintName == "holds_reference")
+	return e.Code == "55P03" || e.Code == "40P01" || twice(err, "records_record_id") || twice(err, "holds_reference")
+}
+
+// twice says that something would have been there twice, and is there.
+func twice(err error, constraint string) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && e.Code == "23505" && e.ConstraintName == constraint
 }
 
 // wait waits, and says whether to go on. It reads no clock, and nothing is

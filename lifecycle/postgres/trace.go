@@ -30,6 +30,10 @@ const (
 	lockedBudget = 500
 )
 
+// expansion is what it takes to expand lots, of which there may be only one at a time:
+// some statements, which a chain of lots takes again for each.
+const expansion = 25
+
 // errBehind: a closure needs more steps than may be taken under the lock.
 var errBehind = errors.New("the traces of the holds are behind")
 
@@ -107,19 +111,18 @@ func (s *Store) checked(ctx context.Context, l lifecycle.Lease, fn func(context.
 	})
 }
 
-// untilTraced tries a transaction, after the traces were brought up to date, and once
-// more when it answers errBehind: so much, or something that it was prepared with,
-// has changed meanwhile. The last time it has no budget: however much arrives, it
-// comes to an end.
+// untilTraced tries a transaction, and once more, after the traces were brought up to
+// date, when it answers errBehind: so much, or something that it was prepared with, has
+// changed. The last time it has no budget: however much arrives, it comes to an end.
 func (s *Store) untilTraced(ctx context.Context, try func(budget int) error) error {
 	for budget, round := lockedBudget, 1; ; round++ {
 		if round == 5 {
 			budget = math.MaxInt
 		}
-		if err := s.TraceHolds(ctx); err != nil {
+		if err := try(budget); !errors.Is(err, errBehind) {
 			return err
 		}
-		if err := try(budget); !errors.Is(err, errBehind) {
+		if err := s.TraceHolds(ctx); err != nil {
 			return err
 		}
 	}
@@ -194,7 +197,7 @@ func (tx *txn) follow(ctx context.Context, sc traced, newest int64, budget *int,
 		if err != nil {
 			return false, err
 		}
-		*budget -= 1 + int(n)
+		*budget -= expansion + int(n)
 		expandedTo = next
 		if _, err := tx.exec(ctx, `UPDATE lotkeeper.hold_traces SET expanded_to = $2, lots = lots + $3 WHERE scope_no = $1`, sc.no, expandedTo, n); err != nil {
 			return false, err
@@ -222,7 +225,7 @@ func touches(end string) string {
 func countLinks(t lifecycle.Trace, most int) string {
 	var counts []string
 	for _, w := range ways(t) {
-		counts = append(counts, fmt.Sprintf(`(SELECT count(*) FROM (SELECT FROM lotkeeper.lineage e WHERE %s LIMIT %d) n)`, touches(w[0]), max(1, min(most, 1<<30))))
+		counts = append(counts, fmt.Sprintf(`(SELECT count(*) FROM (SELECT FROM lotkeeper.lineage e WHERE %s LIMIT %d) n)`, touches(w[0]), max(0, min(most, 1<<30))+1))
 	}
 	return strings.Join(counts, " + ")
 }
@@ -261,9 +264,15 @@ func (tx *txn) consider(ctx context.Context, sc traced, from, newest int64, expa
 	}
 	if starts := startsFrom(sc.scope); starts != "" {
 		if sc.scope.RecordID == "" { // which would be looked up
-			// A merge is of a few thousand records.
-			if err := upTo("merges", 1); err != nil {
+			// A merge is of one record, or of a few thousand.
+			last, err := all(ctx, tx, (*columns).int, `SELECT leaf_id FROM (SELECT leaf_id, sum(records) OVER seen AS n, row_number() OVER seen AS i
+				FROM (SELECT * FROM lotkeeper.merges WHERE leaf_id > $1 AND leaf_id <= $2 ORDER BY leaf_id LIMIT 1000) m WINDOW seen AS (ORDER BY leaf_id)) m
+				WHERE n >= 1000 OR i = 1000 ORDER BY leaf_id LIMIT 1`, from, to)
+			if err != nil {
 				return 0, err
+			}
+			if len(last) > 0 {
+				to = last[0]
 			}
 		}
 		n, err := tx.exec(ctx, `INSERT INTO lotkeeper.hold_lots (scope_no, tlc, tlc_source) `+starts+` ON CONFLICT (scope_no, tlc, tlc_source) DO NOTHING`, sc.no, from, to)
