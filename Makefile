@@ -76,8 +76,9 @@ bench-embedded: build ## SQLite and a directory: ingest, sweep half of it, read
 bench-holds: build postgres $(MINIO) ## how long a hold takes to place while a sweep, an ingest and an export run
 	$(GO) run ./integration/bench -on holds -records $(RECORDS)
 
-torture: postgres ## race holds against sweeps and ingests for thousands of rounds, on both databases
+torture: postgres ## race holds for thousands of rounds on both databases, and put a fault at each call
 	LOTKEEPER_TORTURE=1 $(GO) test -count=1 -timeout 60m -v -run 'TestHoldRace' ./lifecycle/postgres ./lifecycle/sqlite
+	LOTKEEPER_TORTURE=1 $(GO) test -count=1 -timeout 60m -run 'Fault' ./lifecycle
 
 fuzz: ## run each fuzzer for half a minute
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r f; do \

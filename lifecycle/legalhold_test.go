@@ -684,7 +684,7 @@ func TestLegalHoldFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for _, kind := range []fault{failBefore, failAfter, dieBefore, dieAfter} {
-				for n := 1; ; n += stride() {
+				for n := 1; ; n += sample(4) {
 					w := newLegalWorld(t)
 					if err := c.before(w); err != nil {
 						t.Fatal(err)

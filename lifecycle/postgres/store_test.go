@@ -56,6 +56,9 @@ func TestStore(t *testing.T) { storetest.Exercise(t, direct) }
 // Stores share four connections of the server, and a few more where a test holds
 // many sequences open at once.
 func TestStoreBouncer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("through PgBouncer nothing else runs at once than without it")
+	}
 	storetest.Exercise(t, func(t testing.TB) storetest.Harness {
 		d := pgtest.New(t, hostile...)
 		connections := pgtest.Few

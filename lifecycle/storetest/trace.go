@@ -504,7 +504,7 @@ func extendTraced(k *kit) {
 // largeTraces: more lots than are looked at under the lock, in one step and in
 // many; asked at once, without anybody having prepared anything.
 func largeTraces(k *kit) {
-	n, steps := many(12_000), many(6000)
+	n, steps := many(8000), many(2000)
 	star := []lifecycle.Sealed{row("star-root", expired, lot("star", "S"))}
 	chain := []lifecycle.Sealed{row("chain-0", expired, lot("chain-0", "S"))}
 	for i := 1; i <= n; i++ {
