@@ -112,12 +112,17 @@ func (e *Engine) HoldSet(ctx context.Context) (*HoldSet, error) {
 	return e.holdSet(ctx, e.Now())
 }
 
-func (e *Engine) holdSet(ctx context.Context, now time.Time) (*HoldSet, error) {
+// openHolds are those that are open, and not over at the given time.
+func (e *Engine) openHolds(ctx context.Context, now time.Time) ([]*Hold, error) {
 	open, err := e.Store.Holds(ctx, true)
+	return slices.DeleteFunc(open, func(h *Hold) bool { return h.Over(now) }), err
+}
+
+func (e *Engine) holdSet(ctx context.Context, now time.Time) (*HoldSet, error) {
+	open, err := e.openHolds(ctx, now)
 	if err != nil {
 		return nil, err
 	}
-	open = slices.DeleteFunc(open, func(h *Hold) bool { return h.Over(now) })
 	set := NewHoldSet(open)
 	return set, e.traceInto(ctx, set, open)
 }
@@ -158,17 +163,15 @@ func (e *Engine) reach(ctx context.Context, scopes []Scope) (Reach, error) {
 	return r, nil
 }
 
-// openReach is what all holds cover that are open, and not over at the given time.
+// openReach is what openHolds cover.
 func (e *Engine) openReach(ctx context.Context, now time.Time) (Reach, error) {
-	open, err := e.Store.Holds(ctx, true)
+	open, err := e.openHolds(ctx, now)
 	if err != nil {
 		return Reach{}, err
 	}
 	var scopes []Scope
 	for _, h := range open {
-		if !h.Over(now) {
-			scopes = append(scopes, h.Scopes...)
-		}
+		scopes = append(scopes, h.Scopes...)
 	}
 	return e.reach(ctx, scopes)
 }

@@ -75,7 +75,7 @@ func (e *OtherCase) Error() string {
 // Placed again with the same kind, reference and scopes it changes nothing, and
 // says what it covers now. With the same kind and reference and other scopes it is
 // refused with *OtherCase: Extend is for a case that grows. Legal holds on what is
-// archived are ConfirmHold's.
+// archived are Confirm's.
 func (e *Engine) Place(ctx context.Context, req PlaceRequest) (PlaceResult, error) {
 	if err := e.checkPlace(req); err != nil {
 		return PlaceResult{}, fmt.Errorf("couldn't place the hold: %w", err)
@@ -142,7 +142,11 @@ func (e *Engine) placed(ctx context.Context, res PlaceResult, scopes []Scope) Pl
 		counting, cancel = context.WithTimeout(ctx, e.Limits.CountFor)
 	}
 	defer cancel()
-	if err := e.count(counting, &res, scopes); err != nil {
+	r, err := e.reach(counting, scopes)
+	if err == nil {
+		err = e.count(counting, &res, r)
+	}
+	if err != nil {
 		if !errors.Is(counting.Err(), context.DeadlineExceeded) {
 			e.Log.Warn().Err(err).Str("hold_id", res.HoldID).Msg("couldn't count what the hold covers")
 		}
@@ -169,11 +173,7 @@ func (e *Engine) near(ctx context.Context, res *PlaceResult, scopes []Scope) {
 	}
 }
 
-func (e *Engine) count(ctx context.Context, res *PlaceResult, scopes []Scope) error {
-	r, err := e.reach(ctx, scopes)
-	if err != nil {
-		return err
-	}
+func (e *Engine) count(ctx context.Context, res *PlaceResult, r Reach) error {
 	c, err := e.Store.Coverage(ctx, r)
 	if err != nil {
 		return err
@@ -217,11 +217,11 @@ func (e *Engine) WouldPlace(ctx context.Context, req PlaceRequest) (PlaceResult,
 }
 
 func (e *Engine) plan(ctx context.Context, res *PlaceResult, scopes []Scope) error {
-	if err := e.count(ctx, res, scopes); err != nil {
-		return err
-	}
 	r, err := e.reach(ctx, scopes)
 	if err != nil {
+		return err
+	}
+	if err := e.count(ctx, res, r); err != nil {
 		return err
 	}
 	d, err := e.Store.Detail(ctx, r, plannedLots)

@@ -384,8 +384,8 @@ type HoldStore interface {
 	// themselves, under the lock: without it they are right, and slower.
 	TraceHolds(ctx context.Context) error
 
-	// HeldCopies lists the copies, in vaults that are not given up, of the live
-	// segments that an archived record of the reach is in.
+	// HeldCopies lists the copies, in whatever vaults, of the live segments that an
+	// archived record of the reach is in.
 	HeldCopies(ctx context.Context, r Reach) ([]HeldCopy, error)
 	// LegalHolds lists the copies whose State is not LegalNone.
 	LegalHolds(ctx context.Context) ([]HeldCopy, error)

@@ -276,12 +276,7 @@ func (s *Store) MoveLegalHold(ctx context.Context, segment, vault string, from, 
 		err = s.write(ctx, shared, move)
 	} else {
 		err = s.untilTraced(ctx, func(budget int) error {
-			return s.write(ctx, exclusive, func(ctx context.Context, tx *txn) error {
-				if err := tx.ensureTraced(ctx, budget); err != nil {
-					return err
-				}
-				return move(ctx, tx)
-			})
+			return s.write(ctx, exclusive, askingHolds(budget, move))
 		})
 	}
 	if err != nil {

@@ -150,7 +150,7 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		ids[i], sums[i] = members[i].RecordID, members[i].Checksum[:]
 	}
 	n := 0
-	err := s.checked(ctx, l, func(ctx context.Context, tx *txn) error {
+	softDelete := func(ctx context.Context, tx *txn) error {
 		n = 0
 		segmentNo, err := one(ctx, tx, (*columns).int, `SELECT segment_no FROM lotkeeper.segments WHERE segment_id = $1 AND state = 'verified'`, segment)
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -184,6 +184,9 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		}
 		n = len(seqs)
 		return nil
+	}
+	err := s.untilTraced(ctx, func(budget int) error {
+		return s.fenced(ctx, exclusive, l, askingHolds(budget, softDelete))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("couldn't soft-delete the records of segment %s: %w", segment, err)
@@ -305,10 +308,7 @@ func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, c
 			return err
 		}
 		seen = mark
-		return s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
-			if err := tx.ensureTraced(ctx, budget); err != nil {
-				return err
-			}
+		return s.fenced(ctx, exclusive, l, askingHolds(budget, func(ctx context.Context, tx *txn) error {
 			n, err := one(ctx, tx, (*columns).int, `SELECT (SELECT count(*) FROM lotkeeper.hold_lots WHERE lot_no > $1)
 				+ 100 * (SELECT count(*) FROM lotkeeper.hold_scopes WHERE scope_no > $2)`, seen.lot, seen.scope)
 			if err != nil {
@@ -322,7 +322,7 @@ func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, c
 			}
 			out, err = tx.execute(ctx, now, counted, pinned, leaf)
 			return err
-		})
+		}))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("couldn't execute %d classes: %w", len(classes), err)

@@ -28,11 +28,10 @@ const (
 	traceBudget = 5000
 	// lockedBudget is how many while a hold waits for the lock.
 	lockedBudget = 500
+	// expansion is what it takes to expand lots, of which there may be only one at a
+	// time: some statements, which a chain of lots takes again for each.
+	expansion = 25
 )
-
-// expansion is what it takes to expand lots, of which there may be only one at a time:
-// some statements, which a chain of lots takes again for each.
-const expansion = 25
 
 // errBehind: a closure needs more steps than may be taken under the lock.
 var errBehind = errors.New("the traces of the holds are behind")
@@ -98,17 +97,15 @@ func (s *Store) TraceHolds(ctx context.Context) error {
 	return nil
 }
 
-// checked is a transaction of a sweep that has the lock for itself and may ask what
-// is held.
-func (s *Store) checked(ctx context.Context, l lifecycle.Lease, fn func(context.Context, *txn) error) error {
-	return s.untilTraced(ctx, func(budget int) error {
-		return s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
-			if err := tx.ensureTraced(ctx, budget); err != nil {
-				return err
-			}
-			return fn(ctx, tx)
-		})
-	})
+// askingHolds makes fn, of a transaction that has the lock for itself, one that may ask
+// what is held.
+func askingHolds(budget int, fn func(context.Context, *txn) error) func(context.Context, *txn) error {
+	return func(ctx context.Context, tx *txn) error {
+		if err := tx.ensureTraced(ctx, budget); err != nil {
+			return err
+		}
+		return fn(ctx, tx)
+	}
 }
 
 // untilTraced tries a transaction, and once more, after the traces were brought up to
@@ -250,29 +247,26 @@ func (tx *txn) insertLots(ctx context.Context, sc traced, cond string, args ...a
 // to one on the way, which it returns.
 func (tx *txn) consider(ctx context.Context, sc traced, from, newest int64, expanded bool, budget *int) (int64, error) {
 	to, added := newest, int64(0)
-	upTo := func(table string, rows int) error {
-		last, err := all(ctx, tx, (*columns).int, fmt.Sprintf(`SELECT leaf_id FROM lotkeeper.%s WHERE leaf_id > $1 AND leaf_id <= $2 ORDER BY leaf_id LIMIT 1 OFFSET %d`, table, rows-1), from, to)
+	// upTo shortens the way to the leaf that a query finds, if it does.
+	upTo := func(query string) error {
+		last, err := all(ctx, tx, (*columns).int, query, from, to)
 		if err == nil && len(last) > 0 {
 			to = last[0]
 		}
 		return err
 	}
 	if expanded || sc.scope.TLCPrefix != "" {
-		if err := upTo("lineage", 1000); err != nil {
+		if err := upTo(`SELECT leaf_id FROM lotkeeper.lineage WHERE leaf_id > $1 AND leaf_id <= $2 ORDER BY leaf_id LIMIT 1 OFFSET 999`); err != nil {
 			return 0, err
 		}
 	}
 	if starts := startsFrom(sc.scope); starts != "" {
 		if sc.scope.RecordID == "" { // which would be looked up
 			// A merge is of one record, or of a few thousand.
-			last, err := all(ctx, tx, (*columns).int, `SELECT leaf_id FROM (SELECT leaf_id, sum(records) OVER seen AS n, row_number() OVER seen AS i
+			if err := upTo(`SELECT leaf_id FROM (SELECT leaf_id, sum(records) OVER seen AS n, row_number() OVER seen AS i
 				FROM (SELECT * FROM lotkeeper.merges WHERE leaf_id > $1 AND leaf_id <= $2 ORDER BY leaf_id LIMIT 1000) m WINDOW seen AS (ORDER BY leaf_id)) m
-				WHERE n >= 1000 OR i = 1000 ORDER BY leaf_id LIMIT 1`, from, to)
-			if err != nil {
+				WHERE n >= 1000 OR i = 1000 ORDER BY leaf_id LIMIT 1`); err != nil {
 				return 0, err
-			}
-			if len(last) > 0 {
-				to = last[0]
 			}
 		}
 		n, err := tx.exec(ctx, `INSERT INTO lotkeeper.hold_lots (scope_no, tlc, tlc_source) `+starts+` ON CONFLICT (scope_no, tlc, tlc_source) DO NOTHING`, sc.no, from, to)

@@ -247,8 +247,8 @@ func (t *trace) reload(ctx context.Context, tx *sql.Tx) (over bool, err error) {
 	return false, err
 }
 
-// step goes through some lots and links, or a statement's worth of what was merged. It says how many it was, and whether the trace is complete up to the
-// leaf newest.
+// step goes through some lots and links, or a statement's worth of what was merged. It
+// says how many it was, and whether the trace is complete up to the leaf newest.
 func (t *trace) step(ctx context.Context, tx *sql.Tx, newest int64) (looked int, done bool, err error) {
 	t.statements = map[string]statement{}
 	for looked < t.pace.step && !done {
