@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,10 +25,7 @@ func onHolds(b *bench) (err error) {
 	s := &servers{dir: b.dir}
 	b.servers = s
 	defer func() { err = errors.Join(err, s.stop()) }()
-	if err := s.startPostgres(); err != nil {
-		return err
-	}
-	if err := s.startMinIO(filepath.Join(b.cache, "minio-v0.0.0-20260212201848-7aac2a2c5b7c", "minio")); err != nil {
+	if err := s.startAll(b.cache); err != nil {
 		return err
 	}
 	input := filepath.Join(b.dir, "records.jsonl")
@@ -43,9 +39,8 @@ func onHolds(b *bench) (err error) {
 	fmt.Printf("Holds: placed while a sweep of %d records, ingests of another %d with lineage, and exports run\n\n", b.n, b.n/5)
 	fmt.Printf("%-24s %7s %8s %8s %8s %8s\n", "", "placed", "p50 ms", "p99 ms", "max ms", "sweep s")
 
-	config := filepath.Join(b.dir, "lotkeeper.yaml")
-	text := fmt.Sprintf("data: data\nstore: %s\nvaults:\n  - name: minio\n    url: s3://lotkeeper?region=us-east-1&endpoint=%s&path_style=true\n", s.database("lotkeeper"), url.QueryEscape(s.s3))
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	config, err := s.config()
+	if err != nil {
 		return err
 	}
 	for _, on := range []struct {

@@ -43,10 +43,7 @@ func onServers(b *bench) (err error) {
 	servers := &servers{dir: b.dir}
 	b.servers = servers
 	defer func() { err = errors.Join(err, servers.stop()) }()
-	if err := servers.startPostgres(); err != nil {
-		return err
-	}
-	if err := servers.startMinIO(filepath.Join(b.cache, "minio-v0.0.0-20260212201848-7aac2a2c5b7c", "minio")); err != nil {
+	if err := servers.startAll(b.cache); err != nil {
 		return err
 	}
 	input := filepath.Join(b.dir, "records.jsonl")
@@ -62,9 +59,8 @@ func onServers(b *bench) (err error) {
 		return err
 	}
 
-	config := filepath.Join(b.dir, "lotkeeper.yaml")
-	text := fmt.Sprintf("data: data\nstore: %s\nvaults:\n  - name: minio\n    url: s3://lotkeeper?region=us-east-1&endpoint=%s&path_style=true\n", servers.database("lotkeeper"), url.QueryEscape(servers.s3))
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	config, err := servers.config()
+	if err != nil {
 		return err
 	}
 	b.global = []string{"--config=" + config, "-o", "json"}
@@ -172,6 +168,21 @@ func (s *servers) start(cmd *exec.Cmd, log string) error {
 	}
 	s.running = append(s.running, cmd)
 	return nil
+}
+
+// startAll starts both servers.
+func (s *servers) startAll(cache string) error {
+	if err := s.startPostgres(); err != nil {
+		return err
+	}
+	return s.startMinIO(filepath.Join(cache, "minio-v0.0.0-20260212201848-7aac2a2c5b7c", "minio"))
+}
+
+// config writes a configuration of Lotkeeper's on them.
+func (s *servers) config() (path string, err error) {
+	path = filepath.Join(s.dir, "lotkeeper.yaml")
+	text := fmt.Sprintf("data: data\nstore: %s\nvaults:\n  - name: minio\n    url: s3://lotkeeper?region=us-east-1&endpoint=%s&path_style=true\n", s.database("lotkeeper"), url.QueryEscape(s.s3))
+	return path, os.WriteFile(path, []byte(text), 0o600)
 }
 
 func (s *servers) stop() error {
