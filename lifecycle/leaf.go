@@ -3,6 +3,8 @@ package lifecycle
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle/audit"
 )
 
 // Leaf is one entry of the audit trail. A Store writes it in the transaction
@@ -19,6 +21,17 @@ type Leaf struct {
 	// run; empty where the body lists many.
 	Subject string
 	Body    json.RawMessage
+	// Software is what wrote it, with its version.
+	Software string
+	// Role is the database role that the server authenticated, which the Store
+	// fills in; empty where there are none. Actor is what the caller says of itself.
+	Role string
+}
+
+// Entry is the leaf as the log has it: without its number here, which another
+// database may give to another leaf.
+func (l *Leaf) Entry() audit.Entry {
+	return audit.Entry{At: l.At, Actor: l.Actor, Role: l.Role, Software: l.Software, Action: l.Action, RunID: l.RunID, Subject: l.Subject, Body: l.Body}
 }
 
 // The actions of leaves. Scripts read them in `record show` and `run show`.
@@ -81,5 +94,5 @@ func (e *Engine) leaf(at time.Time, action, runID, subject string, body any) Lea
 	if err != nil {
 		panic(err) // bodies are maps and structs of plain values
 	}
-	return Leaf{At: at.UTC(), Actor: e.Actor, Action: action, RunID: runID, Subject: subject, Body: b}
+	return Leaf{At: at.UTC(), Actor: e.Actor, Action: action, RunID: runID, Subject: subject, Body: b, Software: e.Software}
 }

@@ -7,6 +7,8 @@ import (
 	"iter"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/shred"
 )
@@ -255,6 +257,7 @@ type Store interface {
 	HoldStore
 	SweepStore
 	VaultStore
+	LogStore
 	ReadStore
 	Close() error
 }
@@ -490,6 +493,41 @@ type VaultStore interface {
 	// RetireVault moves joining or active -> retiring. ErrMoved if it is neither,
 	// ErrLastVault if no active vault would be left.
 	RetireVault(ctx context.Context, name string, leaf Leaf) error
+}
+
+// LogStore keeps the tree of the transparency log beside the leaves: which leaf has
+// which index, and the hashes that golang.org/x/mod/sumdb/tlog stores. Leaves
+// themselves never change.
+type LogStore interface {
+	// Sequence gives each committed leaf that has no index the next ones, in order
+	// of their numbers, stores the hashes, and returns the tree's size. Leaves are
+	// found by a queue that they are put into with their own transaction, never by
+	// their number: a smaller one may be committed later.
+	Sequence(ctx context.Context) (size int64, err error)
+	// LogState is how far the log is.
+	LogState(ctx context.Context) (LogState, error)
+	// LogLeaves lists the leaves with from <= index < to, in that order.
+	LogLeaves(ctx context.Context, from, to int64) ([]Leaf, error)
+	// LogIndex finds the index of a leaf. ErrNotFound: it has none yet, or there
+	// is no such leaf.
+	LogIndex(ctx context.Context, leafID int64) (int64, error)
+	// LogHashes reads stored hashes by tlog's storage indexes, in the order asked
+	// for. ErrNotFound if one is missing.
+	LogHashes(ctx context.Context, indexes []int64) ([]tlog.Hash, error)
+	// StrayLeaves lists, oldest first, the numbers of up to limit leaves that have no
+	// index and do not wait for one, and those of indexes whose leaf is gone.
+	StrayLeaves(ctx context.Context, limit int) (unindexed, gone []int64, err error)
+	// Published records that a vault has confirmed everything up to a checkpoint
+	// of the size; it never goes back.
+	Published(ctx context.Context, vault string, size int64) error
+}
+
+// LogState is how far the log is.
+type LogState struct {
+	// Size counts the leaves that have an index, Pending those that wait for one.
+	Size, Pending int64
+	// Published is the size of the newest checkpoint that each vault has confirmed.
+	Published map[string]int64
 }
 
 // ReadStore is what reports, exports and screens need.

@@ -6,6 +6,8 @@ import (
 	"iter"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 	"github.com/lotkeeper/lotkeeper/shred"
@@ -306,3 +308,36 @@ func (f *Faulty) Counts(ctx context.Context) (map[lifecycle.State]int64, error) 
 }
 
 func (f *Faulty) Close() error { return f.do("Close", f.Store.Close) }
+
+func (f *Faulty) Sequence(ctx context.Context) (int64, error) {
+	return get(f, "Sequence", func() (int64, error) { return f.Store.Sequence(ctx) })
+}
+
+func (f *Faulty) LogState(ctx context.Context) (lifecycle.LogState, error) {
+	return get(f, "LogState", func() (lifecycle.LogState, error) { return f.Store.LogState(ctx) })
+}
+
+func (f *Faulty) LogLeaves(ctx context.Context, from, to int64) ([]lifecycle.Leaf, error) {
+	return get(f, "LogLeaves", func() ([]lifecycle.Leaf, error) { return f.Store.LogLeaves(ctx, from, to) })
+}
+
+func (f *Faulty) LogIndex(ctx context.Context, leafID int64) (int64, error) {
+	return get(f, "LogIndex", func() (int64, error) { return f.Store.LogIndex(ctx, leafID) })
+}
+
+func (f *Faulty) LogHashes(ctx context.Context, indexes []int64) ([]tlog.Hash, error) {
+	return get(f, "LogHashes", func() ([]tlog.Hash, error) { return f.Store.LogHashes(ctx, indexes) })
+}
+
+func (f *Faulty) StrayLeaves(ctx context.Context, limit int) (unindexed, gone []int64, err error) {
+	err = f.do("StrayLeaves", func() error {
+		var err error
+		unindexed, gone, err = f.Store.StrayLeaves(ctx, limit)
+		return err
+	})
+	return unindexed, gone, err
+}
+
+func (f *Faulty) Published(ctx context.Context, vault string, size int64) error {
+	return f.do("Published", func() error { return f.Store.Published(ctx, vault, size) })
+}
