@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/shred"
@@ -22,6 +23,8 @@ type Engine struct {
 	Store  Store
 	Vaults []archive.Vault
 	Keys   shred.KeyStore
+	// LogSigner signs the log's checkpoints; nil where this machine has no key.
+	LogSigner note.Signer
 	// Now is the clock. No rule reads another.
 	Now    func() time.Time
 	Rand   io.Reader

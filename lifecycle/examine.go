@@ -139,6 +139,9 @@ type Origin struct {
 	// Witness is the id of a key that wraps nothing and is in no other database's
 	// keyring.
 	Witness string `json:"keyring_witness"`
+	// LogKey is the public key that the log is signed with, as a note's verifier
+	// key (C2SP signed-note).
+	LogKey string `json:"log_key,omitempty"`
 }
 
 // origin is empty of a database that was made without one.

@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,6 +66,9 @@ func (e *Engine) Ingest(ctx context.Context, inputs []Input, opt IngestOptions) 
 	if err := e.checkPolicy(ctx); err != nil {
 		return res, err
 	}
+	if err := e.checkLog(ctx); err != nil {
+		return res, err
+	}
 	if err := e.CheckKeyring(ctx); err != nil {
 		return res, err
 	}
@@ -101,7 +103,9 @@ func (e *Engine) Ingest(ctx context.Context, inputs []Input, opt IngestOptions) 
 		in.res.RejectsFile, closeErr = opt.Close()
 		err = errors.Join(err, closeErr)
 	}
-	return in.res, errors.Join(err, e.finishRun(ctx, run, in.res, err))
+	err = errors.Join(err, e.finishRun(ctx, run, in.res, err))
+	e.publishRun(ctx)
+	return in.res, err
 }
 
 // finishRun records how a run ended, also when its context is done.
@@ -273,17 +277,17 @@ func (in *ingest) take(ctx context.Context, batch []arrival) error {
 		if err != nil {
 			return err
 		}
-		sums := make([][32]byte, len(sealed))
+		sums, rows := make([][32]byte, len(sealed)), make([][32]byte, len(sealed))
 		gaps := 0
 		for i := range sealed {
-			sums[i] = sealed[i].Checksum
+			sums[i], rows[i] = sealed[i].Checksum, RowHash(&sealed[i].Row, sealed[i].Inputs)
 			if len(sealed[i].Gaps) > 0 {
 				gaps++
 			}
 		}
-		root := archive.Root(sums)
+		checksumRoot, rowRoot := archive.Root(sums), archive.Root(rows)
 		leaf := in.leaf(in.Now(), ActionIngested, in.runID, "", map[string]any{
-			"records": len(sealed), "merkle_root": hex.EncodeToString(root[:]), "file": in.file, "policy_hash": in.Policy.Hash()})
+			"records": len(sealed), "checksum_root": hexOf(checksumRoot), "row_root": hexOf(rowRoot), "file": in.file, "policy_hash": in.Policy.Hash()})
 		res, err := in.Store.Merge(ctx, sealed, holds, leaf)
 		if err != nil {
 			return err

@@ -45,6 +45,9 @@ type LostClass struct {
 // installation, and another one's keyring must not be mistaken for an old copy.
 func (e *Engine) RecoverKeyring(ctx context.Context) (KeyringRecovery, error) {
 	res := KeyringRecovery{DestroyedAgain: []string{}, Created: []string{}, Lost: []LostClass{}}
+	if err := e.checkLog(ctx); err != nil {
+		return res, err
+	}
 	var (
 		info     Info
 		status   shred.Status
@@ -126,6 +129,9 @@ func (e *Engine) RecoverKeyring(ctx context.Context) (KeyringRecovery, error) {
 		}
 		intent := e.leaf(now, ActionShredIntent, "", "", map[string]any{"classes": permit.Classes(), "again": true})
 		if err := e.Store.Append(ctx, intent); err != nil {
+			return res, err
+		}
+		if err := e.publishBefore(ctx, "destroying keys again"); err != nil {
 			return res, err
 		}
 		if _, err := shred.Destroy(ctx, e.Keys, permit, e.rand()); err != nil {

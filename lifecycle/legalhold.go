@@ -52,14 +52,18 @@ const liftAgain = 10 * time.Minute
 // a later run completes it. The hold stands, also when this fails.
 func (e *Engine) Confirm(ctx context.Context, res *PlaceResult) error {
 	done, err := e.confirmHold(ctx, res.HoldID)
-	res.Vaults, res.Status = done.Vaults, "open"
+	if err != nil {
+		err = fmt.Errorf("hold %s is placed; its legal holds are not confirmed: %w", res.HoldID, err)
+	}
+	p, logErr := e.Publish(ctx)
+	if logErr != nil {
+		err = errors.Join(err, fmt.Errorf("hold %s is placed; the log is not in a vault yet: %w", res.HoldID, logErr))
+	}
+	res.Vaults, res.Log, res.Status = done.Vaults, &p, "open"
 	if err != nil || done.Missing() > 0 {
 		res.Status = "partial"
 	}
-	if err != nil {
-		return fmt.Errorf("hold %s is placed; its legal holds are not confirmed: %w", res.HoldID, err)
-	}
-	return nil
+	return err
 }
 
 func (e *Engine) confirmHold(ctx context.Context, id string) (LegalHolds, error) {

@@ -49,6 +49,9 @@ type PlaceResult struct {
 	Status string `json:"status"`
 	// Vaults is how far each vault is.
 	Vaults []VaultHolds `json:"vaults,omitempty"`
+	// Log is the publication of the log that has the hold in it. The hold is partial
+	// until one vault has that.
+	Log *Publication `json:"log,omitempty"`
 	// NearLots and NearRecords resemble a scope that matched nothing.
 	NearLots    []cte.Lot `json:"near_lots,omitempty"`
 	NearRecords []string  `json:"near_records,omitempty"`

@@ -64,6 +64,11 @@ func (u *Unreadable) Unwrap() error { return u.Err }
 func (e *Engine) Export(ctx context.Context, q Query) iter.Seq2[Found, error] {
 	return func(yield func(Found, error) bool) {
 		x := &export{Engine: e, keys: e.keyring(), left: q.Limit, yield: yield}
+		// An older database beside an older keyring could still open what was destroyed.
+		if err := e.checkLog(ctx); err != nil {
+			x.give(Found{}, err)
+			return
+		}
 		q, err := e.Select(ctx, q)
 		if err != nil {
 			x.give(Found{}, err)

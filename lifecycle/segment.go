@@ -261,7 +261,8 @@ type segment struct {
 func (s *sweep) store(ctx context.Context, g *segment) error {
 	// The row first: an object without a row would be an orphan nobody knows.
 	leaf := s.leaf(s.Now(), ActionStaged, s.lease.RunID, g.ID, map[string]any{
-		"class": g.Class, "records": g.Records, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "manifest_sha256": hexOf(g.ManifestSHA256)})
+		"class": g.Class, "records": g.Records, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root),
+		"object_key": g.ObjectKey, "manifest_key": g.ManifestKey, "manifest_sha256": hexOf(g.ManifestSHA256)})
 	if err := s.Store.StageSegment(ctx, s.lease, g.Segment, leaf); err != nil {
 		return err
 	}
@@ -494,7 +495,7 @@ func checkCopy(ctx context.Context, v archive.Vault, g *Segment, c Copy, entries
 func (s *sweep) settle(ctx context.Context, g *Segment, members []Member) (archived int, err error) {
 	for part := range slices.Chunk(members, s.lockRecords()) {
 		leaf := s.leaf(s.Now(), ActionArchived, s.lease.RunID, g.ID, map[string]any{
-			"segment": g.ID, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "cutoff": s.arithmetic(),
+			"first": part[0].RecordID, "last": part[len(part)-1].RecordID, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "cutoff": s.arithmetic(),
 			"policy_hash": s.Policy.Hash(), "copies": g.Copies})
 		n, err := s.Store.SoftDelete(ctx, s.lease, g.ID, s.now, part, leaf)
 		archived += n

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -193,6 +194,9 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 	if s.vaults, err = e.countingVaults(ctx, s.now); err != nil {
 		return s.res, err
 	}
+	if err := e.checkLog(ctx); err != nil {
+		return s.res, err
+	}
 	if err := e.CheckKeyring(ctx); err != nil {
 		return s.res, err
 	}
@@ -230,6 +234,7 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 		// like records that are not the ones packed.
 		end = fmt.Errorf("run %s: %w", run.ID, ErrFenced)
 	}
+	e.publishRun(ctx)
 	return s.res, errors.Join(end, err)
 }
 
@@ -373,7 +378,17 @@ func (s *sweep) shred(ctx context.Context) error {
 		}
 	}
 	body := map[string]any{"policy_hash": s.Policy.Hash(), "now": cte.FormatTime(s.now)}
-	if _, err := s.Store.Condemn(ctx, s.lease, s.now, ids, s.leaf(s.Now(), ActionShredIntent, s.lease.RunID, "", body)); err != nil {
+	condemned, err := s.Store.Condemn(ctx, s.lease, s.now, ids, s.leaf(s.Now(), ActionShredIntent, s.lease.RunID, "", body))
+	if err != nil {
+		return err
+	}
+	left := slices.ContainsFunc(dying, func(c Class) bool { return c.State != Open && !spared[c.ID] })
+	if len(condemned) == 0 && !left {
+		return nil
+	}
+	// The intent is under lock before anything is destroyed, and with it all that
+	// speaks for it: one checkpoint for all classes of a run.
+	if err := s.publishBefore(ctx, "destroying keys"); err != nil {
 		return err
 	}
 	evidence, err := s.Store.Execute(ctx, s.lease, s.now, ids, s.leaf(s.Now(), ActionShredExecuting, s.lease.RunID, "", body))

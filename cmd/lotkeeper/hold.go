@@ -56,12 +56,20 @@ other hold needs are lifted; what a vault refuses now, the next sweep lifts.`,
 				if err := a.holdShow(ctx, e, args[0]); err != nil {
 					return err
 				}
-				return a.lift(ctx, e, args[0])
+				if err := a.lift(ctx, e, args[0]); err != nil {
+					return err
+				}
+				if _, err := e.Publish(ctx); err != nil {
+					return &findings{fmt.Sprintf("hold %s is released, and the log that says so is in no vault yet: %v", args[0], err),
+						"the next sweep publishes it; to try at once, type: lotkeeper audit checkpoint"}
+				}
+				return nil
 			})
 		},
 	}
 	cmd.Flags().StringVar(&f.Reason, "reason", "", "why, as `TEXT` for whoever reads it later")
-	exits(cmd, exitFailed)
+	exits(cmd, exitFailed, exitFindings)
+	finds(cmd, "the hold is released, and no vault has the log that says so yet")
 	return cmd
 }
 

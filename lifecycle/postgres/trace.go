@@ -1,10 +1,12 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/lotkeeper/lotkeeper/lifecycle"
@@ -83,6 +85,18 @@ func (s *Store) TraceHolds(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("couldn't trace holds: %w", err)
 	}
+	for done := false; !done; {
+		if err := s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
+			budget := traceBudget
+			done, err = tx.considerAll(ctx, scopes, newest, &budget)
+			return err
+		}); err != nil {
+			return fmt.Errorf("couldn't trace holds: %w", err)
+		}
+	}
+	if scopes, err = behind(ctx, s.pool); err != nil {
+		return err
+	}
 	for _, sc := range scopes {
 		for done := false; !done; {
 			if err := s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
@@ -108,18 +122,18 @@ func askingHolds(budget int, fn func(context.Context, *txn) error) func(context.
 	}
 }
 
-// untilTraced tries a transaction, and once more, after the traces were brought up to
-// date, when it answers errBehind: so much, or something that it was prepared with, has
-// changed. The last time it has no budget: however much arrives, it comes to an end.
+// untilTraced brings the traces up to date and tries a transaction; again, when it
+// answers errBehind: so much, or something that it was prepared with, has changed. The
+// last time it has no budget: however much arrives, it comes to an end.
 func (s *Store) untilTraced(ctx context.Context, try func(budget int) error) error {
 	for budget, round := lockedBudget, 1; ; round++ {
+		if err := s.TraceHolds(ctx); err != nil {
+			return err
+		}
 		if round == 5 {
 			budget = math.MaxInt
 		}
 		if err := try(budget); !errors.Is(err, errBehind) {
-			return err
-		}
-		if err := s.TraceHolds(ctx); err != nil {
 			return err
 		}
 	}
@@ -136,6 +150,12 @@ func (tx *txn) ensureTraced(ctx context.Context, budget int) error {
 	if err != nil {
 		return err
 	}
+	if done, err := tx.considerAll(ctx, scopes, newest, &budget); err != nil || !done {
+		return cmp.Or(err, errBehind)
+	}
+	if scopes, err = behind(ctx, tx); err != nil {
+		return err
+	}
 	for _, sc := range scopes {
 		done, err := tx.follow(ctx, sc, newest, &budget, false)
 		if err != nil {
@@ -147,6 +167,75 @@ func (tx *txn) ensureTraced(ctx context.Context, budget int) error {
 	}
 	return nil
 }
+
+// considerAll takes in what arrived up to a leaf for all of the scopes at once that
+// begin with the lot they name, which is most of them: a merge has thousands of links,
+// and to go through them scope by scope would take that many times as long. It says
+// whether it came to the end before the budget was spent.
+func (tx *txn) considerAll(ctx context.Context, scopes []traced, newest int64, budget *int) (bool, error) {
+	ways := map[lifecycle.Trace][]int64{}
+	var exact []int64
+	for _, sc := range scopes {
+		if exactLot(sc.scope) {
+			exact = append(exact, sc.no)
+			ways[sc.scope.Trace] = append(ways[sc.scope.Trace], sc.no)
+		}
+	}
+	// In order, so that two that do this at once wait for each other.
+	from := newest
+	if err := each(ctx, tx, func(c *columns) { from = min(from, c.int()) },
+		`SELECT traced_to FROM lotkeeper.hold_traces WHERE scope_no = ANY($1) ORDER BY scope_no FOR UPDATE`, exact); err != nil {
+		return false, err
+	}
+	for from < newest {
+		if *budget <= 0 {
+			return false, nil
+		}
+		to := newest
+		last, err := all(ctx, tx, (*columns).int, manyLinks, from, to)
+		if err != nil {
+			return false, err
+		}
+		if len(last) > 0 {
+			to = last[0]
+		}
+		added := int64(0)
+		for _, w := range []struct {
+			from, to string
+			scopes   []int64
+		}{
+			{"input", "output", slices.Concat(ways[lifecycle.Forward], ways[lifecycle.Both])},
+			{"output", "input", slices.Concat(ways[lifecycle.Backward], ways[lifecycle.Both])},
+		} {
+			if len(w.scopes) == 0 {
+				continue
+			}
+			// Each link is looked up among the lots, which OFFSET 0 says to a planner that
+			// knows nothing of how many there are of either. A lot that is not expanded yet
+			// gets its links when it is, in portions.
+			n, err := one(ctx, tx, (*columns).int, fmt.Sprintf(`WITH added AS (INSERT INTO lotkeeper.hold_lots (scope_no, tlc, tlc_source)
+				SELECT DISTINCT l.scope_no, e.%[2]s_tlc, e.%[2]s_source FROM (SELECT * FROM lotkeeper.lineage WHERE leaf_id > $1 AND leaf_id <= $2 OFFSET 0) e,
+					LATERAL (SELECT l.scope_no, l.lot_no FROM lotkeeper.hold_lots l WHERE %[1]s OFFSET 0) l JOIN lotkeeper.hold_traces t USING (scope_no)
+				WHERE l.scope_no = ANY($3) AND e.leaf_id > t.traced_to AND l.lot_no <= t.expanded_to
+				ON CONFLICT (scope_no, tlc, tlc_source) DO NOTHING RETURNING scope_no),
+				counted AS (UPDATE lotkeeper.hold_traces t SET lots = lots + a.n FROM (SELECT scope_no, count(*) AS n FROM added GROUP BY scope_no) a WHERE t.scope_no = a.scope_no RETURNING a.n)
+				SELECT coalesce(sum(n), 0)::bigint FROM counted`, touches(w.from), w.to), from, to, w.scopes)
+			if err != nil {
+				return false, err
+			}
+			added += n
+		}
+		if _, err := tx.exec(ctx, `UPDATE lotkeeper.hold_traces SET traced_to = $2 WHERE scope_no = ANY($1) AND traced_to < $2`, exact, to); err != nil {
+			return false, err
+		}
+		*budget -= 100 + int(added)
+		from = to
+	}
+	return true, nil
+}
+
+// manyLinks is the leaf on the way from $1 to $2 after which a thousand links were seen.
+const manyLinks = `SELECT leaf_id FROM lotkeeper.lineage WHERE leaf_id > $1 AND leaf_id <= $2 ORDER BY leaf_id LIMIT 1 OFFSET 999`
 
 // follow brings one closure up to a leaf, and says whether it came to the end: when
 // the budget is spent it stops, at a place where it can be gone on from. A lot that
@@ -256,7 +345,7 @@ func (tx *txn) consider(ctx context.Context, sc traced, from, newest int64, expa
 		return err
 	}
 	if expanded || sc.scope.TLCPrefix != "" {
-		if err := upTo(`SELECT leaf_id FROM lotkeeper.lineage WHERE leaf_id > $1 AND leaf_id <= $2 ORDER BY leaf_id LIMIT 1 OFFSET 999`); err != nil {
+		if err := upTo(manyLinks); err != nil {
 			return 0, err
 		}
 	}
