@@ -79,6 +79,17 @@ func (e *Engine) logVerifier(ctx context.Context) (note.Verifier, error) {
 	return v, nil
 }
 
+// LogKey is the public key of the log, as a note's verifier key: all that anybody needs
+// to check a checkpoint, a proof or an export. It belongs in a place that whoever runs
+// the database cannot change.
+func (e *Engine) LogKey(ctx context.Context) (string, error) {
+	if _, err := e.logVerifier(ctx); err != nil {
+		return "", err
+	}
+	o, err := e.origin(ctx)
+	return o.LogKey, err
+}
+
 // logSigner is the signer, if it is the one whose key the database names.
 func (e *Engine) logSigner(v note.Verifier) (note.Signer, error) {
 	if e.LogSigner == nil {

@@ -183,7 +183,7 @@ func (a *app) engine(ctx context.Context) (e *lifecycle.Engine, close func() err
 // engineOn makes the engine of what is open.
 func (a *app) engineOn(d *data) *lifecycle.Engine {
 	return &lifecycle.Engine{
-		Store: d.store, Vaults: d.vaults, Keys: d.keys, Now: a.now, Log: a.log,
+		Store: d.store, Vaults: d.vaults, Keys: d.keys, LogSigner: d.signer, Now: a.now, Log: a.log,
 		Policy: a.cfg.Policy, Limits: lifecycle.DefaultLimits(),
 		Actor: a.Actor, Software: software(), Progress: a.progress.update,
 	}

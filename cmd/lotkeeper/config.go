@@ -61,6 +61,9 @@ type auditConfig struct {
 	// Actor is the service identity that the audit trail gets, where neither
 	// --actor nor LOTKEEPER_ACTOR says another.
 	Actor string `yaml:"actor" validate:"max=200,nocontrol"`
+	// Key is the file with the key that signs the log, which init makes. Default:
+	// log.key in the data directory.
+	Key string `yaml:"key"`
 }
 
 // vaultName leaves out names that end in file: NAME_FILE is where a secret's file is
@@ -113,6 +116,7 @@ func loadConfig(file string, data, dataSource string, getenv func(string) string
 	}
 	fallback("store", &c.Store, "sqlite:"+filepath.Join(c.Data, databaseFile))
 	fallback("keyring", &c.Keyring, "file:"+filepath.Join(c.Data, keyringDir))
+	fallback("audit.key", &c.Audit.Key, filepath.Join(c.Data, logKeyFile))
 	if c.Vaults == nil {
 		c.Vaults = []vaultConfig{{Name: localVault, URL: "dir:" + filepath.Join(c.Data, vaultDir)}}
 		c.sources["vaults[0].name"], c.sources["vaults[0].url"] = "default", "default"
@@ -175,6 +179,7 @@ func (c *config) absolute(dir string) error {
 	for i := range c.Mirrors {
 		c.Mirrors[i] = resolve(c.Mirrors[i])
 	}
+	c.Audit.Key = resolve(c.Audit.Key)
 	c.Store, c.Keyring = under(c.Store, "sqlite:"), under(c.Keyring, "file:")
 	for i := range c.Vaults {
 		c.Vaults[i].URL = under(c.Vaults[i].URL, "dir:")
@@ -448,5 +453,6 @@ func (c *config) settings() ([]setting, error) {
 	add("policy.archive_after_days", fmt.Sprint(c.Policy.ArchiveAfterDays))
 	add("policy.purge_after_years", fmt.Sprint(c.Policy.PurgeAfterYears))
 	add("audit.actor", c.Audit.Actor)
+	add("audit.key", c.Audit.Key)
 	return out, nil
 }

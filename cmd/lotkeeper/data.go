@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/sys/unix"
 
 	"github.com/lotkeeper/lotkeeper/archive"
@@ -34,6 +35,7 @@ import (
 //	lotkeeper.db     the database; with it, init has finished
 //	vault/           the embedded vault, named "local"
 //	keyring/         the class keys
+//	log.key          the key that signs the audit trail's checkpoints
 //	rejects/         rows that ingest refused; they hold KDEs
 //	locks/           the locks of runs and of transactions
 const (
@@ -41,6 +43,7 @@ const (
 	databaseFile = "lotkeeper.db"
 	vaultDir     = "vault"
 	keyringDir   = "keyring"
+	logKeyFile   = "log.key"
 	rejectsDir   = "rejects"
 	locksDir     = "locks"
 
@@ -63,6 +66,7 @@ type data struct {
 	store  lifecycle.Store
 	vaults []archive.Vault
 	keys   shred.KeyStore
+	signer note.Signer // nil: this machine cannot sign the log
 	// keyring has the keyring's directories, the mirrors after the first.
 	keyring []string
 	closers []func() error
@@ -282,6 +286,9 @@ func (o *opener) open(ctx context.Context) (_ *data, err error) {
 		opened.keys, opened.closers = keys, append(opened.closers, keys.Close)
 	}
 	opened.keyring = append([]string{keyring}, opt.Mirrors...)
+	if opened.signer, err = o.logSigner(); err != nil {
+		return nil, err
+	}
 	opened.vaults = o.openVaults(ctx)
 	opened.store, err = o.openStore(ctx)
 	if errors.Is(err, errNoStore) {
@@ -411,7 +418,7 @@ func (o *opener) addVaults(ctx context.Context, d *data, actor string) (added bo
 		if err := o.checkVault(ctx, v); err != nil {
 			return added, err
 		}
-		if err := d.store.AddVault(ctx, v.Name(), lifecycle.Leaf{At: o.now().UTC(), Actor: actor, Action: lifecycle.ActionVaultAdded, Subject: v.Name()}); err != nil {
+		if err := d.store.AddVault(ctx, v.Name(), lifecycle.Leaf{At: o.now().UTC(), Actor: actor, Action: lifecycle.ActionVaultAdded, Subject: v.Name(), Software: software()}); err != nil {
 			return added, err
 		}
 		added = true
@@ -508,11 +515,15 @@ func (o *opener) fill(ctx context.Context, s settings, actor string) (err error)
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(lifecycle.Origin{Policy: o.Policy, PolicyHash: o.Policy.Hash(), Witness: witness})
+	logKey, err := o.makeLogKey()
 	if err != nil {
 		return err
 	}
-	return o.createStore(ctx, epoch, lifecycle.Leaf{At: o.now().UTC(), Actor: actor, Action: lifecycle.ActionInit, Body: body})
+	body, err := json.Marshal(lifecycle.Origin{Policy: o.Policy, PolicyHash: o.Policy.Hash(), Witness: witness, LogKey: logKey})
+	if err != nil {
+		return err
+	}
+	return o.createStore(ctx, epoch, lifecycle.Leaf{At: o.now().UTC(), Actor: actor, Action: lifecycle.ActionInit, Body: body, Software: software()})
 }
 
 // witnessPrefix begins the id of the key by which a database knows its keyring.

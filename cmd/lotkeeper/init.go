@@ -19,6 +19,10 @@ type initResult struct {
 	// Keyring is the first directory of the keyring, KeyringMirrors the others.
 	Keyring        string   `json:"keyring"`
 	KeyringMirrors []string `json:"keyring_mirrors"`
+	// LogKey is the public key of the audit log, to be written down elsewhere: with it
+	// anybody can check a checkpoint. LogKeyFile has the private one.
+	LogKey     string `json:"log_key"`
+	LogKeyFile string `json:"log_key_file"`
 }
 
 type vaultResult struct {
@@ -34,6 +38,13 @@ Keep the keyring out of backups, or make them forget within the time you can
 accept. A deleted key file can be undeleted until its blocks are used again:
 encrypt the disk. Without the keyring nothing here can be read, by anybody:
 --mirror keeps a second copy on another disk.
+`
+
+// logKeyLimits is what to do with the log's two keys.
+const logKeyLimits = `The audit log is signed with the key in the log key file. Back it up: without it no
+sweep can go on. Whoever has it can sign another history, as long as no vault has
+the true one. Write the log key (the public one) down where the administrator of
+this machine cannot change it: with it anybody can check what the log says.
 `
 
 func newInit(a *app) *cobra.Command {
@@ -64,6 +75,13 @@ notes what else is wrong with it; that takes some seconds, and leaves nothing.`,
 			}
 			defer func() { err = errors.Join(err, d.close()) }()
 			res := initResult{Data: o.path, Store: o.storeName(), Vaults: []vaultResult{}, Keyring: d.keyring[0], KeyringMirrors: append([]string{}, d.keyring[1:]...)}
+			if created {
+				a.publishFirst(cmd.Context(), d)
+			}
+			if res.LogKey, err = a.engineOn(d).LogKey(cmd.Context()); err != nil {
+				return err
+			}
+			res.LogKeyFile = o.Audit.Key
 			advisory := false
 			for _, v := range d.vaults {
 				st, err := v.Status(cmd.Context())
@@ -82,7 +100,7 @@ notes what else is wrong with it; that takes some seconds, and leaves nothing.`,
 				for _, m := range res.KeyringMirrors {
 					pairs = append(pairs, "mirror", m)
 				}
-				s.fields("", pairs...)
+				s.fields("", append(pairs, "log key", res.LogKey, "log key file", res.LogKeyFile)...)
 			}); err != nil {
 				return err
 			}
@@ -91,9 +109,9 @@ notes what else is wrong with it; that takes some seconds, and leaves nothing.`,
 				return nil
 			}
 			a.out.Flush()
-			limits := []string{keyringLimits}
+			limits := []string{keyringLimits, logKeyLimits}
 			if advisory {
-				limits = []string{dir.Limits, keyringLimits}
+				limits = []string{dir.Limits, keyringLimits, logKeyLimits}
 			}
 			fmt.Fprintf(a.err, "\n%s", strings.Join(limits, "\n"))
 			return nil
