@@ -11,6 +11,9 @@ DEADCODE := $(CACHE)/deadcode-v0.52.0/deadcode
 VERSITYGW := $(CACHE)/versitygw-v1.8.0/versitygw
 MINIO     := $(CACHE)/minio-v0.0.0-20260212201848-7aac2a2c5b7c/minio
 
+# Public tools that an export of the audit log must satisfy: integration runs them.
+FSCK := $(CACHE)/tessera-v1.0.4/fsck
+
 # The age command line, for the pipeline that bench compares a sweep with.
 AGE     := $(CACHE)/age-v1.3.2/age
 RECORDS ?= 1000000
@@ -47,7 +50,7 @@ test-short: ## run the tests that need no server, once, without the race detecto
 	@echo "LOTKEEPER_EMBEDDED_ONLY: everything on PostgreSQL (lifecycle/postgres, and the engine on it) and on S3 servers (archive/s3, archive/minio, integration) is left out" >&2
 	CGO_ENABLED=0 LOTKEEPER_EMBEDDED_ONLY=1 $(GO) test -timeout 30m ./...
 
-servers: $(VERSITYGW) $(MINIO) ## build the S3 servers that the tests run against (some minutes, once)
+servers: $(VERSITYGW) $(MINIO) $(FSCK) ## build the S3 servers and public tools that the tests run (some minutes, once)
 
 postgres: ## install PostgreSQL and PgBouncer for the tests, or say what to type
 	@have() { ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null; }; \
@@ -98,6 +101,9 @@ $(DEADCODE):
 # CGO_ENABLED=0: no compiler is needed, and the binary runs anywhere.
 $(VERSITYGW):
 	CGO_ENABLED=0 GOBIN=$(dir $@) $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+$(FSCK):
+	CGO_ENABLED=0 GOBIN=$(dir $@) $(GO) install github.com/transparency-dev/tessera/cmd/fsck@v1.0.4
 
 $(AGE):
 	CGO_ENABLED=0 GOBIN=$(dir $@) $(GO) install filippo.io/age/cmd/age@v1.3.2

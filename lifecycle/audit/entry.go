@@ -84,3 +84,44 @@ func Hash(entry []byte) tlog.Hash { return tlog.RecordHash(entry) }
 
 // ErrEntry: bytes that are no entry.
 var ErrEntry = errors.New("not an entry of this log")
+
+// ParseEntry reads an entry's bytes, strictly: what Marshal would not have written is
+// refused. A detached body is left nil. ErrEntry.
+func ParseEntry(entry []byte) (Entry, error) {
+	var l line
+	if err := json.Unmarshal(entry, &l); err != nil {
+		return Entry{}, fmt.Errorf("%w: %w", ErrEntry, err)
+	}
+	if l.V != 1 {
+		return Entry{}, fmt.Errorf("%w: version %d", ErrEntry, l.V)
+	}
+	at, err := time.Parse(time.RFC3339Nano, l.At)
+	if err != nil {
+		return Entry{}, fmt.Errorf("%w: %w", ErrEntry, err)
+	}
+	if l.BodySHA256 != "" {
+		if sum, err := hex.DecodeString(l.BodySHA256); err != nil || hex.EncodeToString(sum) != l.BodySHA256 || len(sum) != sha256.Size || l.Body != nil {
+			return Entry{}, fmt.Errorf("%w: body_sha256", ErrEntry)
+		}
+	}
+	e := Entry{at, l.Actor, l.Role, l.Software, l.Action, l.RunID, l.Subject, l.Body, l.BodySHA256}
+	if err := e.wrote(entry); err != nil {
+		return Entry{}, err
+	}
+	return e, nil
+}
+
+// wrote says whether these are the entry's bytes.
+func (e *Entry) wrote(entry []byte) error {
+	again, _, err := e.Marshal()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrEntry, err)
+	}
+	// What was no UTF-8 has been written as \ufffd, and is a character of its own
+	// now: the one difference there may be.
+	plain := func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`\ufffd`), []byte("\ufffd")) }
+	if !bytes.Equal(plain(again), plain(entry)) {
+		return fmt.Errorf("%w: it is not in the form that this log writes", ErrEntry)
+	}
+	return nil
+}
