@@ -24,6 +24,7 @@ import (
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 	"github.com/lotkeeper/lotkeeper/lifecycle/postgres"
 	"github.com/lotkeeper/lotkeeper/lifecycle/sqlite"
+	"github.com/lotkeeper/lotkeeper/lifecycle/storetest"
 	"github.com/lotkeeper/lotkeeper/shred/filekeys"
 )
 
@@ -65,7 +66,7 @@ func newSite(t *testing.T, postgresURL string, east, west bucket) *site {
 
 // store opens the database, or makes it if its keyring's epoch is given.
 func (s *site) store(ctx context.Context, epoch uint64) (lifecycle.Store, error) {
-	first := lifecycle.Leaf{At: time.Now(), Actor: "tester", Action: lifecycle.ActionInit}
+	first := storetest.First(time.Now())
 	path, options := filepath.Join(s.Root, "lotkeeper.db"), postgres.Options{URL: s.Postgres, Lease: s.Lease, MaxConns: 4}
 	switch {
 	case s.Postgres == "" && epoch > 0:
@@ -82,6 +83,7 @@ func (s *site) store(ctx context.Context, epoch uint64) (lifecycle.Store, error)
 func (s *site) engine(ctx context.Context, east, west http.RoundTripper) (e *lifecycle.Engine, close func(), err error) {
 	e = &lifecycle.Engine{
 		Now: time.Now, Log: zerolog.Nop(), Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(), Actor: "tester", Software: "test",
+		LogSigner: storetest.LogSigner(),
 	}
 	e.Limits.Identity, e.Limits.MinLock = "x25519", s.MinLock
 	e.Limits.SegmentRecords, e.Limits.BatchRecords, e.Limits.LockRecords = 20, 25, 8

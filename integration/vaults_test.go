@@ -22,6 +22,7 @@ import (
 	"github.com/lotkeeper/lotkeeper/integration/s3test"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 	"github.com/lotkeeper/lotkeeper/lifecycle/sqlite"
+	"github.com/lotkeeper/lotkeeper/lifecycle/storetest"
 	"github.com/lotkeeper/lotkeeper/shred/memkeys"
 )
 
@@ -65,7 +66,7 @@ func TestSweepIntoBuckets(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	store, err := sqlite.Create(ctx, filepath.Join(t.TempDir(), "lotkeeper.db"), 0, lifecycle.Leaf{At: time.Now(), Actor: "test", Action: lifecycle.ActionInit})
+	store, err := sqlite.Create(ctx, filepath.Join(t.TempDir(), "lotkeeper.db"), 0, storetest.First(time.Now()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,6 +74,7 @@ func TestSweepIntoBuckets(t *testing.T) {
 	e := &lifecycle.Engine{
 		Store: store, Vaults: []archive.Vault{eastVault, westVault}, Keys: memkeys.New(), Now: time.Now,
 		Log: zerolog.New(zerolog.NewTestWriter(t)), Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(), Actor: "tester", Software: "test",
+		LogSigner: storetest.LogSigner(),
 	}
 	for _, v := range e.Vaults {
 		if err := e.AddVault(ctx, v.Name()); err != nil {

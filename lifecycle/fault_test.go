@@ -97,7 +97,7 @@ func (tr *trap) hook(method string) (before, after error) {
 // 1, which is that of a new keyring.
 type storage func(root string, create bool) (lifecycle.Store, error)
 
-var firstLeaf = lifecycle.Leaf{At: today, Actor: "test", Action: lifecycle.ActionInit}
+var firstLeaf = storetest.First(today)
 
 func onSQLite(root string, create bool) (lifecycle.Store, error) {
 	path := filepath.Join(root, "lotkeeper.db")
@@ -151,6 +151,7 @@ func onDisk(t *testing.T, root string, now time.Time, tr *trap, create bool, ope
 	w.Engine = &lifecycle.Engine{
 		Store: &storetest.Faulty{Store: w.store, Fault: tr.hook}, Keys: &keystoretest.Faulty{KeyStore: keys, Fault: tr.hook},
 		Now: clock, Log: zerolog.Nop(), Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(), Actor: "tester", Software: "test",
+		LogSigner: storetest.LogSigner(),
 	}
 	for _, name := range vaults {
 		if create {

@@ -18,6 +18,7 @@ import (
 	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 	"github.com/lotkeeper/lotkeeper/lifecycle/sqlite"
+	"github.com/lotkeeper/lotkeeper/lifecycle/storetest"
 	"github.com/lotkeeper/lotkeeper/shred/memkeys"
 )
 
@@ -49,7 +50,7 @@ func tempDir(t *testing.T) string {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	dir := tempDir(t)
-	store, err := sqlite.Create(context.Background(), filepath.Join(dir, "lotkeeper.db"), 0, lifecycle.Leaf{At: today, Actor: "test", Action: lifecycle.ActionInit})
+	store, err := sqlite.Create(context.Background(), filepath.Join(dir, "lotkeeper.db"), 0, firstLeaf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +65,7 @@ func newWorldOn(t *testing.T, dir string, store lifecycle.Store) *world {
 	w.Engine = &lifecycle.Engine{
 		Store: store, Vaults: []archive.Vault{w.vault}, Keys: memkeys.New(), Now: func() time.Time { return w.now },
 		Log: zerolog.New(zerolog.NewTestWriter(t)), Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(), Actor: "tester", Software: "test",
+		LogSigner: storetest.LogSigner(),
 	}
 	w.Limits.Identity = "x25519" // hybrid identities cost 1 ms each
 	w.Limits.CountFor = 0        // no test hangs by how fast it counts

@@ -64,7 +64,7 @@ func (a *app) auditVerify(ctx context.Context, e *lifecycle.Engine) error {
 		s.fields("", "log", res.Origin, "entries", fmt.Sprint(res.Size), "not in the tree yet", fmt.Sprint(res.Pending),
 			"published", fmt.Sprintf("%d entries, %s", res.Published, plural(res.Checkpoints, "checkpoint")), "records", fmt.Sprint(res.Records), "findings", fmt.Sprint(len(res.Findings)))
 		for _, f := range res.Findings {
-			s.line("")
+			s.printf("\n")
 			pairs := []string{"finding", f.Kind}
 			if f.Vault != "" {
 				pairs = append(pairs, "vault", f.Vault)
@@ -84,7 +84,7 @@ func (a *app) auditVerify(ctx context.Context, e *lifecycle.Engine) error {
 			s.fields("", append(pairs, "what", f.Detail)...)
 			for _, p := range f.Proof {
 				for _, line := range strings.Split(strings.TrimRight(p, "\n"), "\n") {
-					s.line("    " + line)
+					s.printf("    %s\n", printable(line))
 				}
 			}
 		}
@@ -245,8 +245,8 @@ lotkeeper audit verify --proof FILE --log-key KEY.`,
 					for _, step := range p.Steps {
 						s.fields("", "entry", fmt.Sprintf("%d: %s", step.Entry.Index, step.Action))
 					}
-					s.line("")
-					s.line(strings.TrimRight(p.Checkpoint, "\n"))
+					s.printf("\n")
+					s.printf("%s\n", strings.TrimRight(p.Checkpoint, "\n"))
 				})
 			})
 		},

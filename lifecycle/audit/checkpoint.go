@@ -1,6 +1,8 @@
 package audit
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +25,25 @@ func NewKey(rand io.Reader, origin string) (secret, public string, err error) {
 	}
 	return secret, public, nil
 }
+
+// PublicKey is the public half of a key that NewKey made. The error says nothing of
+// the key.
+func PublicKey(secret string) (string, error) {
+	s, err := note.NewSigner(secret)
+	if err != nil {
+		return "", errSecret
+	}
+	// "PRIVATE+KEY+" name "+" hash "+" base64 of the algorithm (1 is Ed25519) and the seed;
+	// base64 has plus signs too.
+	fields := strings.SplitN(secret, "+", 5)
+	key, err := base64.StdEncoding.DecodeString(fields[len(fields)-1])
+	if err != nil || len(key) != 1+ed25519.SeedSize {
+		return "", errSecret
+	}
+	return note.NewEd25519VerifierKey(s.Name(), ed25519.NewKeyFromSeed(key[1:]).Public().(ed25519.PublicKey))
+}
+
+var errSecret = errors.New("not a secret key of a log")
 
 // Checkpoint is a log's head.
 type Checkpoint struct {

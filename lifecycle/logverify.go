@@ -1,0 +1,737 @@
+package lifecycle
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/lotkeeper/lotkeeper/archive"
+	"github.com/lotkeeper/lotkeeper/cte"
+	"github.com/lotkeeper/lotkeeper/lifecycle/audit"
+)
+
+// LogFinding is one thing that does not fit. Its JSON names are a promise.
+type LogFinding struct {
+	// Kind is one of the Log... constants, or audit's.
+	Kind string `json:"kind"`
+	// Vault and Object say where; empty for the database.
+	Vault  string `json:"vault,omitempty"`
+	Object string `json:"object,omitempty"`
+	// Index is the entry's place in the log, Leaf its number in the database; -1 and 0
+	// where it is about none.
+	Index int64 `json:"index"`
+	// Count is how many entries it is about, from Index on.
+	Count int64 `json:"count,omitempty"`
+	Leaf  int64 `json:"leaf_id,omitempty"`
+	// Subject is the record, hold, class, segment or vault that it is about.
+	Subject string `json:"subject,omitempty"`
+	Detail  string `json:"detail"`
+	// Proof is what anybody can check it with: signed notes, hashes, entries. Fork is
+	// the proof that the log's key has signed two histories.
+	Proof []string    `json:"proof,omitempty"`
+	Fork  *audit.Fork `json:"fork,omitempty"`
+}
+
+// Kinds of findings that comparing the database with the log can have.
+const (
+	// LogChanged: an entry of the database is not the one in the vaults' tree.
+	LogChanged = "entry-changed"
+	// LogTruncated: the database has fewer entries than a checkpoint.
+	LogTruncated = "log-truncated"
+	// LogForked: the database's tree, or a vault's, is not the one of a checkpoint.
+	LogForked = "log-forked"
+	// LogStray: a leaf that is not in the tree and does not wait for it, or an index
+	// without its leaf.
+	LogStray = "stray-leaf"
+	// LogHashes: the hashes that the database keeps are not those of its entries.
+	LogHashes = "stored-hashes"
+	// LogMissing: a checkpoint that a vault had confirmed is not there.
+	LogMissing = "checkpoint-missing"
+	// LogRecord: records are not as the leaf says that took them in or archived them.
+	LogRecord = "records-changed"
+	// LogState: the database has a hold, class, segment, vault or legal hold in
+	// another state than the log, or has it not, or has one that the log has not.
+	LogStateDiffers = "state-differs"
+	// LogUnchecked: something could not be looked at.
+	LogUnchecked = "unchecked"
+)
+
+// LogReport is what VerifyLog looked at and found. Its JSON names are a promise.
+type LogReport struct {
+	Origin string `json:"origin"`
+	// Size counts the database's entries, Pending leaves that have no index yet.
+	Size    int64 `json:"size"`
+	Pending int64 `json:"pending"`
+	// Published is the size of the newest checkpoint in any vault.
+	Published   int64        `json:"published"`
+	Checkpoints int          `json:"checkpoints"`
+	Records     int64        `json:"records"`
+	Findings    []LogFinding `json:"findings"`
+}
+
+// VerifyLog compares the database with the log that is locked in the vaults: each
+// vault's tiles with its checkpoints, each entry of the database with the tree, the
+// records with the leaves that tell of them, and holds, classes, segments and vaults
+// with what the log says became of them. It writes nothing, and goes on to the end
+// whatever it finds.
+func (e *Engine) VerifyLog(ctx context.Context) (LogReport, error) {
+	v := &logVerification{Engine: e, res: LogReport{Findings: []LogFinding{}}}
+	err := v.run(ctx)
+	return v.res, err
+}
+
+type logVerification struct {
+	*Engine
+	res      LogReport
+	verifier note.Verifier
+	// newest is the newest checkpoint of all vaults, in the vault source.
+	newest published
+	source vaultSource
+	said   said
+}
+
+func (v *logVerification) find(f LogFinding) { v.res.Findings = append(v.res.Findings, f) }
+
+func (v *logVerification) run(ctx context.Context) (err error) {
+	// A checkpoint is compared with what the database had before it was read.
+	if v.verifier, err = v.logVerifier(ctx); err != nil {
+		return err
+	}
+	v.res.Origin = v.verifier.Name()
+	if err := v.vaultLogs(ctx); err != nil {
+		return err
+	}
+	state, err := v.Store.LogState(ctx)
+	if err != nil {
+		return err
+	}
+	v.res.Size, v.res.Pending = state.Size, state.Pending
+	for _, name := range slices.Sorted(maps.Keys(state.Published)) {
+		if n := state.Published[name]; n > v.newest.Size {
+			v.find(LogFinding{Kind: LogMissing, Vault: name, Index: -1, Detail: fmt.Sprintf("it had confirmed a checkpoint of %d entries; the newest in any vault is of %d", n, v.newest.Size)})
+		}
+	}
+	if err := v.entries(ctx); err != nil {
+		return err
+	}
+	unindexed, gone, err := v.Store.StrayLeaves(ctx, 1000)
+	if err != nil {
+		return err
+	}
+	for _, id := range unindexed {
+		v.find(LogFinding{Kind: LogStray, Index: -1, Leaf: id, Detail: "the leaf is not in the tree, and does not wait to be"})
+	}
+	for _, id := range gone {
+		v.find(LogFinding{Kind: LogStray, Index: -1, Leaf: id, Detail: "the leaf is in the tree, and its row is gone"})
+	}
+	return v.compare(ctx)
+}
+
+// vaultSource reads the log of a vault, by whatever version of an object is sound:
+// one that was put on top later does not hide it.
+type vaultSource struct{ archive.Vault }
+
+func (s vaultSource) Read(ctx context.Context, key string) ([]byte, error) {
+	b, err := readObject(ctx, s.Vault, key, "")
+	if err == nil {
+		return b, nil
+	}
+	if !errors.Is(err, archive.ErrNotFound) {
+		return nil, err
+	}
+	// A delete marker on top: the newest version below it.
+	if have := readVersions(ctx, s.Vault, key); len(have) > 0 {
+		return have[0], nil
+	}
+	return nil, fmt.Errorf("%s in vault %s: %w", key, s.Name(), fs.ErrNotExist)
+}
+
+// Keys lists what a vault has of the log.
+func (s vaultSource) Keys(ctx context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		last := ""
+		for x, err := range s.Versions(ctx, audit.Prefix) {
+			if err == nil && (x.Key == last || x.DeleteMarker) {
+				continue
+			}
+			last = x.Key
+			if !yield(x.Key, err) {
+				return
+			}
+		}
+	}
+}
+
+// vaultLogs verifies the log in each vault by itself, and against the newest
+// checkpoint of all.
+func (v *logVerification) vaultLogs(ctx context.Context) error {
+	vaults, err := v.logVaults(ctx, func(VaultRow) bool { return true })
+	if err != nil {
+		return err
+	}
+	var all [][]byte
+	seen := map[string]bool{}
+	for _, vault := range vaults {
+		notes, err := checkpointsIn(ctx, vault)
+		if err != nil {
+			v.find(LogFinding{Kind: LogUnchecked, Vault: vault.Name(), Index: -1, Detail: err.Error()})
+			continue
+		}
+		for _, n := range notes {
+			c, err := audit.OpenCheckpoint(n, v.verifier)
+			if err == nil && c.Size > v.newest.Size {
+				v.newest, v.source = published{c, n}, vaultSource{vault}
+			}
+			if !seen[string(n)] {
+				seen[string(n)] = true
+				all = append(all, n)
+			}
+		}
+	}
+	v.res.Published, v.res.Checkpoints = v.newest.Size, len(all)
+	for _, vault := range vaults {
+		if v.newest.Size == 0 {
+			break
+		}
+		rep, err := audit.Verify(ctx, vaultSource{vault}, v.inVault(ctx, vault, all), v.verifier)
+		if err != nil {
+			v.find(LogFinding{Kind: LogUnchecked, Vault: vault.Name(), Index: -1, Detail: err.Error()})
+			continue
+		}
+		for _, f := range rep.Findings {
+			v.find(LogFinding{Kind: f.Kind, Vault: vault.Name(), Object: f.Key, Index: f.Index, Count: f.Count, Detail: f.Detail, Fork: f.Fork})
+		}
+	}
+	return nil
+}
+
+// inVault leaves out checkpoints that are newer than what a vault has: it lags behind,
+// which is no fault of what is there.
+func (v *logVerification) inVault(ctx context.Context, vault archive.Vault, all [][]byte) [][]byte {
+	newest, err := v.newestCheckpoint(ctx, vault, v.verifier)
+	if err != nil {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(n []byte) bool {
+		c, err := audit.OpenCheckpoint(n, v.verifier)
+		return err == nil && c.Size > newest.Size
+	})
+}
+
+// checkpointsIn reads every version of every checkpoint in a vault.
+func checkpointsIn(ctx context.Context, v archive.Vault) (out [][]byte, err error) {
+	for x, err := range v.Versions(ctx, audit.CheckpointPrefix) {
+		if err != nil {
+			return nil, fmt.Errorf("couldn't list the checkpoints in vault %s: %w", v.Name(), err)
+		}
+		if x.DeleteMarker {
+			continue
+		}
+		b, err := readObject(ctx, v, x.Key, x.VersionID)
+		if err != nil {
+			return nil, fmt.Errorf("couldn't read %s in vault %s: %w", x.Key, v.Name(), err)
+		}
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+// logPage is how many entries are read at a time.
+const logPage = 1000
+
+// entries compares each entry of the database with the published tree, the tree with
+// the hashes that the database keeps, and collects what the entries say. Where an
+// entry differs, the published one is believed.
+func (v *logVerification) entries(ctx context.Context) error {
+	log := audit.Open(v.source, v.newest.Checkpoint)
+	var hashes []tlog.Hash // stored hashes, recomputed
+	tree := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		out := make([]tlog.Hash, len(indexes))
+		for i, n := range indexes {
+			out[i] = hashes[n]
+		}
+		return out, nil
+	})
+	v.said = newSaid()
+	damaged := false
+	for from := int64(0); from < max(v.res.Size, v.newest.Size); from += logPage {
+		to := from + logPage
+		leaves, err := v.Store.LogLeaves(ctx, from, min(to, v.res.Size))
+		if err != nil {
+			return err
+		}
+		var there []audit.Entry
+		if from < v.newest.Size {
+			for en, err := range log.Entries(ctx, from, min(to, v.newest.Size)) {
+				if err != nil {
+					v.find(LogFinding{Kind: LogUnchecked, Vault: v.source.Name(), Index: from + int64(len(there)), Detail: err.Error()})
+					break
+				}
+				there = append(there, en)
+			}
+		}
+		for i := from; i < min(to, max(v.res.Size, v.newest.Size)); i++ {
+			var here *Leaf
+			if n := i - from; n < int64(len(leaves)) && leaves[n].Index == i {
+				here = &leaves[n]
+			} else if at := slices.IndexFunc(leaves, func(l Leaf) bool { return l.Index == i }); at >= 0 {
+				here = &leaves[at]
+			}
+			var published *audit.Entry
+			if n := i - from; n < int64(len(there)) {
+				published = &there[n]
+			}
+			if err := v.entry(i, here, published); err != nil {
+				return err
+			}
+			if here == nil || damaged {
+				damaged = damaged || i < v.res.Size
+				continue
+			}
+			entry := here.Entry()
+			b, _, err := entry.Marshal()
+			if err != nil {
+				return err
+			}
+			more, err := tlog.StoredHashesForRecordHash(i, audit.Hash(b), tree)
+			if err != nil {
+				return err
+			}
+			hashes = append(hashes, more...)
+		}
+		v.progress("compare entries", int(min(to, v.res.Size)))
+	}
+	if v.newest.Size > v.res.Size {
+		v.find(LogFinding{Kind: LogTruncated, Vault: v.source.Name(), Index: v.res.Size, Detail: fmt.Sprintf("the database's log has %d entries, the newest checkpoint %d", v.res.Size, v.newest.Size),
+			Proof: []string{string(v.newest.note)}})
+	}
+	if damaged || v.res.Size == 0 {
+		return nil
+	}
+	root, err := tlog.TreeHash(v.res.Size, tree)
+	if err != nil {
+		return err
+	}
+	stored, err := tlog.TreeHash(v.res.Size, v.storedHashes(ctx))
+	if err != nil || stored != root {
+		v.find(LogFinding{Kind: LogHashes, Index: -1, Detail: fmt.Sprintf("the entries' root is %s, that of the stored hashes %s (%v)", hexOf(root), hexOf(stored), err)})
+	}
+	if v.newest.Size > 0 && v.newest.Size <= v.res.Size {
+		if at, err := tlog.TreeHash(v.newest.Size, tree); err == nil && at != v.newest.Root {
+			v.find(LogFinding{Kind: LogForked, Vault: v.source.Name(), Index: -1, Detail: fmt.Sprintf("at %d entries the database's root is %s, the checkpoint's %s", v.newest.Size, hexOf(at), hexOf(v.newest.Root)),
+				Proof: []string{string(v.newest.note), "database root at " + fmt.Sprint(v.newest.Size) + ": " + hexOf(at)}})
+		}
+	}
+	return nil
+}
+
+// entry compares one entry, here and in the vault, and takes in what it says.
+func (v *logVerification) entry(i int64, here *Leaf, there *audit.Entry) error {
+	switch {
+	case here == nil && there == nil:
+		v.find(LogFinding{Kind: LogStray, Index: i, Detail: "the entry's leaf is gone, and no vault has it"})
+		return nil
+	case here == nil:
+		if i < v.res.Size {
+			v.find(LogFinding{Kind: LogChanged, Index: i, Subject: there.Subject, Detail: "the leaf is gone: " + there.Action + " by " + there.Actor + " at " + cte.FormatTime(there.At)})
+		}
+	case there == nil:
+		entry := here.Entry()
+		return v.said.take(i, here.ID, &entry)
+	default:
+		entry := here.Entry()
+		a, _, err := entry.Marshal()
+		if err != nil {
+			return err
+		}
+		b, _, err := there.Marshal()
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(a, b) {
+			v.find(LogFinding{Kind: LogChanged, Index: i, Leaf: here.ID, Subject: there.Subject, Detail: "the leaf is not the published entry", Proof: []string{"published: " + string(b), "database: " + string(a)}})
+		}
+	}
+	id := int64(0)
+	if here != nil {
+		id = here.ID
+	}
+	return v.said.take(i, id, there)
+}
+
+// said is what the log says that things have come to.
+type said struct {
+	holds    map[string]*saidHold
+	classes  map[string]ClassState
+	segments map[string]*saidSegment
+	vaults   map[string]VaultState
+	legal    map[[2]string]LegalState // by segment and vault
+	batches  []saidBatch
+	// taken and archived count records.
+	taken, archived int64
+}
+
+type saidHold struct {
+	index    int64
+	kind     HoldKind
+	ref      string
+	scopes   []Scope
+	released bool
+}
+
+type saidSegment struct {
+	index  int64
+	state  SegmentState
+	object string // SHA-256
+	copies []string
+}
+
+// saidBatch is a leaf that commits to records: of an ingest, or of a soft-delete.
+type saidBatch struct {
+	index, leaf           int64
+	action                string
+	records               int64
+	checksumRoot, rowRoot string
+}
+
+func newSaid() said {
+	return said{map[string]*saidHold{}, map[string]ClassState{}, map[string]*saidSegment{}, map[string]VaultState{}, map[[2]string]LegalState{}, nil, 0, 0}
+}
+
+// take takes in an entry, in the order of the log.
+func (s *said) take(index, leaf int64, e *audit.Entry) error {
+	read := func(body any) error {
+		if err := json.Unmarshal(e.Body, body); err != nil {
+			return fmt.Errorf("couldn't read entry %d (%s): %w", index, e.Action, err)
+		}
+		return nil
+	}
+	classes := func(state ClassState, from ...ClassState) error {
+		var body struct {
+			Classes []string `json:"classes"`
+		}
+		err := read(&body)
+		for _, id := range body.Classes {
+			if len(from) == 0 || slices.Contains(from, s.classes[id]) {
+				s.classes[id] = state
+			}
+		}
+		return err
+	}
+	switch e.Action {
+	case ActionHoldPlaced:
+		var h struct {
+			Kind      HoldKind `json:"kind"`
+			Reference string   `json:"reference"`
+			Scopes    []Scope  `json:"scopes"`
+		}
+		err := read(&h)
+		s.holds[e.Subject] = &saidHold{index: index, kind: h.Kind, ref: h.Reference, scopes: h.Scopes}
+		return err
+	case ActionHoldExtended:
+		var more struct {
+			Scopes []Scope `json:"scopes"`
+		}
+		err := read(&more)
+		if h := s.holds[e.Subject]; h != nil {
+			h.scopes = append(h.scopes, more.Scopes...)
+		}
+		return err
+	case ActionHoldReleased, ActionHoldEnded:
+		if h := s.holds[e.Subject]; h != nil {
+			h.released = true
+		}
+	case ActionClassOpened:
+		return classes(Open, "")
+	case ActionShredIntent:
+		return classes(Condemned, Open)
+	case ActionShredExecuting:
+		return classes(Executing, Condemned)
+	case ActionShredded:
+		return classes(Destroyed)
+	case ActionStaged, ActionVerified:
+		var g struct {
+			Object string `json:"object_sha256"`
+			Copies []Copy `json:"copies"`
+		}
+		err := read(&g)
+		have := s.segments[e.Subject]
+		if have == nil {
+			have = &saidSegment{index: index, object: g.Object, state: Staged}
+			s.segments[e.Subject] = have
+		}
+		if e.Action == ActionVerified {
+			have.state = Verified
+			for _, c := range g.Copies {
+				have.copies = append(have.copies, c.Vault)
+			}
+		}
+		return err
+	case ActionSettled, ActionAbandoned:
+		if g := s.segments[e.Subject]; g != nil {
+			g.state = map[string]SegmentState{ActionSettled: Settled, ActionAbandoned: Abandoned}[e.Action]
+		}
+	case ActionVaultAdded, ActionVaultActive, ActionVaultRetiring:
+		// Added is joining or active, as there was something to copy or not: both fit.
+		s.vaults[e.Subject] = map[string]VaultState{ActionVaultAdded: "", ActionVaultActive: ActiveVault, ActionVaultRetiring: Retiring}[e.Action]
+	case ActionVaultCopied:
+		var c Copy
+		err := read(&c)
+		if g := s.segments[e.Subject]; g != nil {
+			g.copies = append(g.copies, c.Vault)
+		}
+		return err
+	case ActionLegalHoldSet, ActionLegalHoldOff, ActionLegalHoldGone:
+		var c struct {
+			Vault string `json:"vault"`
+		}
+		err := read(&c)
+		s.legal[[2]string{e.Subject, c.Vault}] = map[string]LegalState{ActionLegalHoldSet: LegalSet, ActionLegalHoldOff: Lifting}[e.Action]
+		return err
+	case ActionIngested, ActionArchived:
+		var b struct {
+			Records      int64  `json:"records"`
+			ChecksumRoot string `json:"checksum_root"`
+			RowRoot      string `json:"row_root"`
+		}
+		err := read(&b)
+		s.batches = append(s.batches, saidBatch{index, leaf, e.Action, b.Records, b.ChecksumRoot, b.RowRoot})
+		if e.Action == ActionIngested {
+			s.taken += b.Records
+		} else {
+			s.archived += b.Records
+		}
+		return err
+	}
+	return nil
+}
+
+// compare compares what the database has with what the log says.
+func (v *logVerification) compare(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{v.compareHolds, v.compareClasses, v.compareSegments, v.compareVaults, v.compareLegalHolds, v.compareRecords} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *logVerification) differs(index int64, subject, format string, args ...any) {
+	v.find(LogFinding{Kind: LogStateDiffers, Index: index, Subject: subject, Detail: fmt.Sprintf(format, args...)})
+}
+
+func (v *logVerification) compareHolds(ctx context.Context) error {
+	holds, err := v.Store.Holds(ctx, false)
+	if err != nil {
+		return err
+	}
+	have := map[string]*Hold{}
+	for _, h := range holds {
+		have[h.ID] = h
+		if v.said.holds[h.ID] == nil && !v.pending(ctx, h.ID) {
+			v.differs(-1, h.ID, "the database has the hold, the log has not")
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(v.said.holds)) {
+		said, h := v.said.holds[id], have[id]
+		switch {
+		case h == nil:
+			v.differs(said.index, id, "the log has the hold, the database has not")
+			continue
+		case said.released && h.Open():
+			v.differs(said.index, id, "the log says that the hold is released, and it is open")
+		case !said.released && !h.Open() && !v.pending(ctx, id):
+			v.differs(said.index, id, "the hold is released, and the log does not say so")
+		case h.Kind != said.kind || h.Reference != said.ref:
+			v.differs(said.index, id, "the hold is %s %q, the log says %s %q", h.Kind, h.Reference, said.kind, said.ref)
+		}
+		if !sameScopes(h.Scopes, said.scopes) && !v.pending(ctx, id) {
+			v.differs(said.index, id, "the hold has other scopes than the log says: %s", scopesText(h.Scopes, said.scopes))
+		}
+	}
+	return nil
+}
+
+// scopesText names what one list has and the other has not.
+func scopesText(have, want []Scope) string {
+	var out []string
+	for _, s := range want {
+		if !slices.Contains(have, s) {
+			out = append(out, "missing "+s.String())
+		}
+	}
+	for _, s := range have {
+		if !slices.Contains(want, s) {
+			out = append(out, "added "+s.String())
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// pending says whether a leaf about the subject still waits for its index, so that the
+// log is not yet as far as the database.
+func (v *logVerification) pending(ctx context.Context, subject string) bool {
+	leaves, err := v.Store.Leaves(ctx, LeafQuery{Subject: subject})
+	return err == nil && slices.ContainsFunc(leaves, func(l Leaf) bool { return l.Index < 0 || l.Index >= v.res.Size })
+}
+
+func (v *logVerification) compareClasses(ctx context.Context) error {
+	classes, err := v.Store.Classes(ctx, false)
+	if err != nil {
+		return err
+	}
+	have := map[string]ClassState{}
+	for _, c := range classes {
+		have[c.ID] = c.State
+		if v.said.classes[c.ID] == "" && v.res.Pending == 0 {
+			v.differs(-1, c.ID, "the database has the class, the log has not")
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(v.said.classes)) {
+		switch said := v.said.classes[id]; {
+		case have[id] == "":
+			v.differs(-1, id, "the log has the class (%s), the database has not", said)
+		case have[id] != said && v.res.Pending == 0:
+			v.differs(-1, id, "the class is %s, the log says %s", have[id], said)
+		}
+	}
+	return nil
+}
+
+func (v *logVerification) compareSegments(ctx context.Context) error {
+	segments, err := v.Store.Segments(ctx)
+	if err != nil {
+		return err
+	}
+	have := map[string]*Segment{}
+	for i := range segments {
+		g := &segments[i]
+		have[g.ID] = g
+		if v.said.segments[g.ID] == nil && v.res.Pending == 0 {
+			v.differs(-1, g.ID, "the database has the segment, the log has not")
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(v.said.segments)) {
+		said, g := v.said.segments[id], have[id]
+		if g == nil {
+			v.differs(said.index, id, "the log has the segment, the database has not")
+			continue
+		}
+		if g.State != said.state && v.res.Pending == 0 {
+			v.differs(said.index, id, "the segment is %s, the log says %s", g.State, said.state)
+		}
+		if hexOf(g.ObjectSHA256) != said.object {
+			v.differs(said.index, id, "the segment's object has the SHA-256 %s, the log says %s", hexOf(g.ObjectSHA256), said.object)
+		}
+		for _, vault := range said.copies {
+			if !slices.ContainsFunc(g.Copies, func(c Copy) bool { return c.Vault == vault }) {
+				v.differs(said.index, id, "the log has a copy in vault %s, the database has not", vault)
+			}
+		}
+	}
+	return nil
+}
+
+func (v *logVerification) compareVaults(ctx context.Context) error {
+	rows, err := v.Store.Vaults(ctx)
+	if err != nil {
+		return err
+	}
+	have := map[string]VaultState{}
+	for _, r := range rows {
+		have[r.Name] = r.State
+		if _, ok := v.said.vaults[r.Name]; !ok && v.res.Pending == 0 {
+			v.differs(-1, r.Name, "the database has the vault, the log has not")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.said.vaults)) {
+		switch said := v.said.vaults[name]; {
+		case have[name] == "":
+			v.differs(-1, name, "the log has the vault, the database has not")
+		case (said == "" && have[name] == Retiring || said != "" && have[name] != said) && v.res.Pending == 0:
+			v.differs(-1, name, "the vault is %s, the log says %s", have[name], said)
+		}
+	}
+	return nil
+}
+
+func (v *logVerification) compareLegalHolds(ctx context.Context) error {
+	copies, err := v.Store.LegalHolds(ctx)
+	if err != nil {
+		return err
+	}
+	have := map[[2]string]LegalState{}
+	for _, c := range copies {
+		have[[2]string{c.Segment, c.Vault}] = c.State
+	}
+	for at, said := range v.said.legal {
+		if have[at] != said && !v.pending(ctx, at[0]) {
+			v.differs(-1, at[0], "its legal hold in vault %s is %q, the log says %q", at[1], have[at], said)
+		}
+	}
+	for at, state := range have {
+		if _, ok := v.said.legal[at]; !ok && !v.pending(ctx, at[0]) {
+			v.differs(-1, at[0], "its legal hold in vault %s is %q, the log has none", at[1], state)
+		}
+	}
+	return nil
+}
+
+// compareRecords recomputes, for each leaf that commits to records, what it commits to.
+func (v *logVerification) compareRecords(ctx context.Context) error {
+	for _, b := range v.said.batches {
+		if b.leaf == 0 {
+			continue // its leaf is gone: found already
+		}
+		var sums, rows [][32]byte
+		for r, err := range v.Store.LeafRows(ctx, b.leaf) {
+			if err != nil {
+				return err
+			}
+			sums, rows = append(sums, r.Checksum), append(rows, RowHash(&r.Row, r.Inputs))
+			if want := v.Policy.DueAt(r.EventTimestamp); b.action == ActionIngested && !r.DueAt.Equal(want) {
+				v.find(LogFinding{Kind: LogRecord, Index: b.index, Leaf: b.leaf, Subject: r.RecordID, Detail: fmt.Sprintf("it is due at %s, by the policy at %s", cte.FormatTime(r.DueAt), cte.FormatTime(want))})
+			}
+			if b.action == ActionArchived && r.State == Active {
+				v.find(LogFinding{Kind: LogRecord, Index: b.index, Leaf: b.leaf, Subject: r.RecordID, Detail: "the log says that it was archived, and it is active"})
+			}
+		}
+		v.res.Records += int64(len(sums))
+		f := LogFinding{Kind: LogRecord, Index: b.index, Leaf: b.leaf}
+		switch checksumRoot, rowRoot := archive.Root(sums), archive.Root(rows); {
+		case int64(len(sums)) != b.records:
+			f.Detail = fmt.Sprintf("the leaf (%s) is of %d records, the database has %d of them", b.action, b.records, len(sums))
+			v.find(f)
+		case hexOf(checksumRoot) != b.checksumRoot:
+			f.Detail = fmt.Sprintf("the Merkle root over the checksums of its %d records is %s, the leaf (%s) says %s", b.records, hexOf(checksumRoot), b.action, b.checksumRoot)
+			v.find(f)
+		case b.action == ActionIngested && hexOf(rowRoot) != b.rowRoot:
+			f.Detail = fmt.Sprintf("the Merkle root over the rows of its %d records is %s, the leaf (%s) says %s: a lot, time, place or input was changed", b.records, hexOf(rowRoot), b.action, b.rowRoot)
+			v.find(f)
+		}
+		v.progress("compare records", int(v.res.Records))
+	}
+	counts, err := v.Store.Counts(ctx)
+	if err != nil {
+		return err
+	}
+	if n := counts[Active] + counts[Archived] + counts[Purged]; n < v.said.taken {
+		v.find(LogFinding{Kind: LogRecord, Index: -1, Detail: fmt.Sprintf("the log took in %d records, the database has %d", v.said.taken, n)})
+	} else if n > v.said.taken && v.res.Pending == 0 {
+		v.find(LogFinding{Kind: LogRecord, Index: -1, Detail: fmt.Sprintf("the log took in %d records, the database has %d", v.said.taken, n)})
+	}
+	if n := counts[Archived] + counts[Purged]; n != v.said.archived && v.res.Pending == 0 {
+		v.find(LogFinding{Kind: LogRecord, Index: -1, Detail: fmt.Sprintf("the log archived %d records, the database has %d that are archived", v.said.archived, n)})
+	}
+	return nil
+}
