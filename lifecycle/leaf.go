@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/lifecycle/audit"
 )
 
@@ -26,12 +29,24 @@ type Leaf struct {
 	// Role is the database role that the server authenticated, which the Store
 	// fills in; empty where there are none. Actor is what the caller says of itself.
 	Role string
+	// Index is the leaf's index in the log, which Sequence gives it; -1 until then.
+	Index int64
 }
 
 // Entry is the leaf as the log has it: without its number here, which another
 // database may give to another leaf.
 func (l *Leaf) Entry() audit.Entry {
 	return audit.Entry{At: l.At, Actor: l.Actor, Role: l.Role, Software: l.Software, Action: l.Action, RunID: l.RunID, Subject: l.Subject, Body: l.Body}
+}
+
+// LogHash is the leaf's hash in the log's tree.
+func (l *Leaf) LogHash() (tlog.Hash, error) {
+	e := l.Entry()
+	entry, _, err := e.Marshal()
+	if err != nil {
+		return tlog.Hash{}, err
+	}
+	return audit.Hash(entry), nil
 }
 
 // The actions of leaves. Scripts read them in `record show` and `run show`.
@@ -84,6 +99,17 @@ func (l Leaf) With(field string, value any) Leaf {
 	body[field] = b
 	if l.Body, err = json.Marshal(body); err != nil {
 		panic(err)
+	}
+	return l
+}
+
+// Archived adds to the leaf of a soft-delete what the Store did: how many records it
+// archived, the Merkle root over their checksums in order of seq, and the ids of those
+// members that stay active.
+func (l Leaf) Archived(checksums [][32]byte, kept []string) Leaf {
+	l = l.With("records", len(checksums)).With("row_root", hexOf(archive.Root(checksums)))
+	if len(kept) > 0 {
+		l = l.With("kept", kept)
 	}
 	return l
 }

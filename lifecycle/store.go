@@ -46,7 +46,7 @@ type Sealed struct {
 	Payload    []byte
 	WrappedDEK []byte
 	// Inputs are the lots that the record's lot was made from. Merge stores them
-	// as lineage; no method gives them back here.
+	// as lineage; only LeafRows gives them back here.
 	Inputs []cte.Lot
 }
 
@@ -216,10 +216,16 @@ type Info struct {
 	NewestLeaf  Leaf
 }
 
-// LeafQuery selects leaves, oldest first.
+// LeafQuery selects leaves, oldest first. Zero fields select everything.
 type LeafQuery struct {
-	RunID, Subject string
-	Actions        []string
+	RunID, Subject, Actor string
+	Actions               []string
+	// From and To bound the leaf's time: From <= at < To.
+	From, To time.Time
+	// After is the number of the leaf before the first. Who follows the trail goes by
+	// LogLeaves: a leaf with a smaller number may be committed later.
+	After int64
+	Limit int
 }
 
 // MaxJump is how far the trusted time follows a leaf's time by itself.
@@ -435,7 +441,8 @@ type SweepStore interface {
 	// SoftDelete marks members archived in a verified segment and drops their
 	// DEKs, in one transaction: those that are active, due, not held, and have
 	// the checksum given. The others stay as they are. It returns how many it
-	// archived. ErrMoved if the segment is not verified.
+	// archived, and writes no leaf for none; Leaf.Archived says what its leaf tells.
+	// ErrMoved if the segment is not verified.
 	SoftDelete(ctx context.Context, l Lease, segment string, now time.Time, members []Member, leaf Leaf) (int, error)
 	// SettleSegment moves verified -> settled. ErrMoved.
 	SettleSegment(ctx context.Context, l Lease, id string, leaf Leaf) error
@@ -506,7 +513,8 @@ type LogStore interface {
 	Sequence(ctx context.Context) (size int64, err error)
 	// LogState is how far the log is.
 	LogState(ctx context.Context) (LogState, error)
-	// LogLeaves lists the leaves with from <= index < to, in that order.
+	// LogLeaves lists the leaves with from <= index < to, in that order. One that is
+	// gone is missing in it.
 	LogLeaves(ctx context.Context, from, to int64) ([]Leaf, error)
 	// LogIndex finds the index of a leaf. ErrNotFound: it has none yet, or there
 	// is no such leaf.
@@ -515,8 +523,13 @@ type LogStore interface {
 	// for. ErrNotFound if one is missing.
 	LogHashes(ctx context.Context, indexes []int64) ([]tlog.Hash, error)
 	// StrayLeaves lists, oldest first, the numbers of up to limit leaves that have no
-	// index and do not wait for one, and those of indexes whose leaf is gone.
+	// index and do not wait for one, and of up to limit that have one, or wait for it,
+	// and are gone. It reads all of them.
 	StrayLeaves(ctx context.Context, limit int) (unindexed, gone []int64, err error)
+	// LeafRows yields the records that came with a leaf, or that a leaf whose subject
+	// is their segment tells were archived, by seq, with their inputs in order, but
+	// without ciphertext.
+	LeafRows(ctx context.Context, leafID int64) iter.Seq2[Sealed, error]
 	// Published records that a vault has confirmed everything up to a checkpoint
 	// of the size; it never goes back.
 	Published(ctx context.Context, vault string, size int64) error

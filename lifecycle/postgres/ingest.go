@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -170,8 +169,7 @@ func (s *Store) Merge(ctx context.Context, batch []lifecycle.Sealed, holds []lif
 			if c.rows.n == 0 {
 				continue
 			}
-			tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(c.rows.b), `COPY `+c.into+` FROM STDIN (FORMAT binary)`)
-			if err := exactly(c.rows.n)(tag.RowsAffected(), err); err != nil {
+			if err := tx.copyInto(ctx, c.into, &c.rows); err != nil {
 				return err
 			}
 		}

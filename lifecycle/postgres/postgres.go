@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"errors"
@@ -262,22 +263,26 @@ func (s *Store) Close() error {
 	return errors.Join(errs...)
 }
 
-// lockKey is the advisory lock that writers take. It reads "LOTK".
+// lockKey is the advisory lock that writers take. It reads "LOTK". The next one is for
+// migrations, the one after it for the log.
 const lockKey = int64(0x4c4f544b)
 
 // lockMode is how a transaction takes the lock.
-type lockMode bool
+type lockMode int
 
 const (
 	// shared: merging and placing holds, and what changes nothing that they
 	// read. A transaction that has it lets all others of its kind pass.
-	shared lockMode = false
+	shared lockMode = iota
 	// exclusive: what destroys, or opens what merges depend on. It sees every
 	// hold and every record whose call returned before it began. It waits in the
 	// queue for a moment only, for whoever comes behind it in the queue waits as
 	// well: then it steps back, and comes again. It is also what the trail's
 	// order hangs by: its leaf is above all that were committed before it.
-	exclusive lockMode = true
+	exclusive
+	// sequencing: one at a time changes the log. That is another lock, which neither
+	// holds nor merges wait for.
+	sequencing
 )
 
 const (
@@ -334,9 +339,12 @@ func (s *Store) attempt(ctx context.Context, mode lockMode, fn func(context.Cont
 		return err
 	}
 	defer conn.Release()
-	begin, lock := readCommitted, `SELECT pg_advisory_xact_lock_shared($1)`
-	if mode == exclusive {
+	begin, lock, key := readCommitted, `SELECT pg_advisory_xact_lock_shared($1)`, lockKey
+	switch mode {
+	case exclusive:
 		begin, lock = readCommitted+`; `+inQueue, `SELECT pg_advisory_xact_lock($1)`
+	case sequencing:
+		lock, key = `SELECT pg_advisory_xact_lock($1)`, lockKey+2
 	}
 	inner, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: begin})
 	if err != nil {
@@ -349,7 +357,7 @@ func (s *Store) attempt(ctx context.Context, mode lockMode, fn func(context.Cont
 		defer cancel()
 		_ = inner.Rollback(ctx) // nothing, once it is committed
 	}()
-	if _, err := tx.exec(ctx, lock, lockKey); err != nil {
+	if _, err := tx.exec(ctx, lock, key); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
@@ -438,6 +446,12 @@ func exactly(want int) func(int64, error) error {
 	}
 }
 
+// copyInto inserts rows.
+func (tx *txn) copyInto(ctx context.Context, into string, rows *copyRows) error {
+	tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(rows.b), `COPY `+into+` FROM STDIN (FORMAT binary)`)
+	return exactly(rows.n)(tag.RowsAffected(), err)
+}
+
 // appendLeaf commits a leaf with tx, and returns its id. It takes the id here,
 // under the lock.
 func (tx *txn) appendLeaf(ctx context.Context, l lifecycle.Leaf) (int64, error) {
@@ -445,8 +459,9 @@ func (tx *txn) appendLeaf(ctx context.Context, l lifecycle.Leaf) (int64, error) 
 	if body == "" {
 		body = "{}"
 	}
-	id, err := one(ctx, tx, (*columns).int, `INSERT INTO lotkeeper.leaves (at, actor, action, run_id, subject, body) VALUES ($1, $2, $3, $4, $5, $6) RETURNING leaf_id`,
-		stamp(l.At), l.Actor, l.Action, l.RunID, l.Subject, body)
+	id, err := one(ctx, tx, (*columns).int, `INSERT INTO lotkeeper.leaves (at, actor, action, run_id, subject, body, software, role)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, session_user) RETURNING leaf_id`,
+		stamp(l.At), l.Actor, l.Action, l.RunID, l.Subject, body, l.Software)
 	if err != nil {
 		return 0, fmt.Errorf("couldn't write audit leaf %s: %w", l.Action, err)
 	}

@@ -132,7 +132,7 @@ func (s *Store) Info(ctx context.Context) (lifecycle.Info, error) {
 	i, err := one(ctx, s.pool, func(c *columns) lifecycle.Info {
 		return lifecycle.Info{CreatedAt: c.time(), Epoch: uint64(c.int()), TrustedTime: c.time(), NewestLeaf: scanLeaf(c)}
 	}, `SELECT m.created_at, m.epoch, m.trusted_time, l.* FROM lotkeeper.meta m,
-		(SELECT `+leafColumns+` FROM lotkeeper.leaves ORDER BY leaf_id DESC LIMIT 1) l`)
+		(SELECT `+leafColumns+` FROM `+leafTables+` ORDER BY l.leaf_id DESC LIMIT 1) l`)
 	if err != nil {
 		return i, fmt.Errorf("couldn't read the database's own row: %w", err)
 	}
@@ -392,14 +392,19 @@ func (s *Store) Classes(ctx context.Context, counted bool) ([]lifecycle.Class, e
 	return out, nil
 }
 
-const leafColumns = `leaf_id, at, actor, action, run_id, subject, body`
+// The columns of lifecycle.Leaf, in the order scanLeaf reads them.
+const (
+	leafColumns = `l.leaf_id, l.at, l.actor, l.action, l.run_id, l.subject, l.body, l.software, l.role, coalesce(e.log_index, -1) AS log_index`
+	leafTables  = `lotkeeper.leaves l LEFT JOIN lotkeeper.log_entries e ON e.leaf_id = l.leaf_id`
+)
 
 func scanLeaf(c *columns) lifecycle.Leaf {
-	return lifecycle.Leaf{ID: c.int(), At: c.time(), Actor: c.text(), Action: c.text(), RunID: c.text(), Subject: c.text(), Body: c.bytes()}
+	return lifecycle.Leaf{ID: c.int(), At: c.time(), Actor: c.text(), Action: c.text(), RunID: c.text(), Subject: c.text(), Body: c.bytes(),
+		Software: c.text(), Role: c.text(), Index: c.int()}
 }
 
 func (s *Store) leaves(ctx context.Context, cond string, args ...any) ([]lifecycle.Leaf, error) {
-	out, err := all(ctx, s.pool, scanLeaf, `SELECT `+leafColumns+` FROM lotkeeper.leaves WHERE `+cond+` ORDER BY leaf_id`, args...)
+	out, err := all(ctx, s.pool, scanLeaf, `SELECT `+leafColumns+` FROM `+leafTables+` WHERE `+cond, args...)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read the audit trail: %w", err)
 	}
@@ -415,20 +420,36 @@ func (s *Store) Leaves(ctx context.Context, q lifecycle.LeafQuery) ([]lifecycle.
 	if q.RunID != "" {
 		// Said twice for the planner, which may not know that a parameter is not
 		// '', and so would not use an index of the rows that have one.
-		add(`run_id <> '' AND run_id = $%d`, q.RunID)
+		add(`l.run_id <> '' AND l.run_id = $%d`, q.RunID)
 	}
 	if q.Subject != "" {
-		add(`subject <> '' AND subject = $%d`, q.Subject)
+		add(`l.subject <> '' AND l.subject = $%d`, q.Subject)
 	}
-	if q.Actions != nil {
-		add(`action = ANY($%d)`, q.Actions)
+	if q.Actor != "" {
+		add(`l.actor = $%d`, q.Actor)
 	}
-	return s.leaves(ctx, strings.Join(conds, " AND "), args...)
+	switch {
+	case len(q.Actions) == 1:
+		add(`l.action = $%d`, q.Actions[0]) // whose index has them in order
+	case q.Actions != nil:
+		add(`l.action = ANY($%d)`, q.Actions)
+	}
+	if !q.From.IsZero() {
+		add(`l.at >= $%d`, stamp(q.From))
+	}
+	if !q.To.IsZero() {
+		add(`l.at < $%d`, stamp(q.To))
+	}
+	if q.After != 0 {
+		add(`l.leaf_id > $%d`, q.After)
+	}
+	args = append(args, limit(q.Limit))
+	return s.leaves(ctx, strings.Join(conds, " AND ")+fmt.Sprintf(` ORDER BY l.leaf_id LIMIT $%d`, len(args)), args...)
 }
 
 func (s *Store) RecordLeaves(ctx context.Context, seq int64) ([]lifecycle.Leaf, error) {
-	return s.leaves(ctx, `leaf_id IN (SELECT ingest_leaf FROM lotkeeper.records WHERE seq = $1 UNION SELECT archive_leaf FROM lotkeeper.records WHERE seq = $1
-		UNION SELECT leaf_id FROM lotkeeper.reseals WHERE seq = $1)`, seq)
+	return s.leaves(ctx, `l.leaf_id IN (SELECT ingest_leaf FROM lotkeeper.records WHERE seq = $1 UNION SELECT archive_leaf FROM lotkeeper.records WHERE seq = $1
+		UNION SELECT leaf_id FROM lotkeeper.reseals WHERE seq = $1) ORDER BY l.leaf_id`, seq)
 }
 
 func (s *Store) Counts(ctx context.Context) (map[lifecycle.State]int64, error) {

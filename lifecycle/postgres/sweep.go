@@ -165,13 +165,21 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		//
 		// OFFSET 0 keeps the planner from looking for the records the other way
 		// round, among all that are active.
-		seqs, err := all(ctx, tx, (*columns).int, `SELECT r.seq FROM unnest($1::text[], $2::bytea[]) m(record_id, checksum),
+		var seqs []int64
+		var archived [][32]byte
+		if err := each(ctx, tx, func(c *columns) { seqs, archived = append(seqs, c.int()), append(archived, c.sum()) },
+			`SELECT r.seq, r.checksum FROM unnest($1::text[], $2::bytea[]) m(record_id, checksum),
 			LATERAL (SELECT * FROM lotkeeper.records r WHERE r.record_id = m.record_id OFFSET 0) r
-			WHERE r.state = 'active' AND r.due_at <= $3 AND r.checksum = m.checksum AND `+notHeld, ids, sums, stamp(now))
-		if err != nil || len(seqs) == 0 {
+			WHERE r.state = 'active' AND r.due_at <= $3 AND r.checksum = m.checksum AND `+notHeld+` ORDER BY r.seq`, ids, sums, stamp(now)); err != nil || len(seqs) == 0 {
 			return err
 		}
-		leafID, err := tx.appendLeaf(ctx, leaf.With("records", len(seqs)))
+		var kept []string
+		if len(seqs) < len(members) {
+			if kept, err = all(ctx, tx, (*columns).text, `SELECT r.record_id FROM `+recordsOf+` WHERE r.state = 'active' AND NOT r.seq = ANY($2) ORDER BY r.seq`, ids, seqs); err != nil {
+				return err
+			}
+		}
+		leafID, err := tx.appendLeaf(ctx, leaf.Archived(archived, kept))
 		if err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ func (s *Store) Info(ctx context.Context) (lifecycle.Info, error) {
 	if err := s.r.QueryRowContext(ctx, `SELECT created_at, epoch, trusted_time FROM meta`).Scan(at(&i.CreatedAt), &i.Epoch, at(&i.TrustedTime)); err != nil {
 		return i, fmt.Errorf("couldn't read the database's own row: %w", err)
 	}
-	l, err := scanLeaf(s.r.QueryRowContext(ctx, `SELECT `+leafColumns+` FROM leaves ORDER BY leaf_id DESC LIMIT 1`))
+	l, err := scanLeaf(s.r.QueryRowContext(ctx, `SELECT `+leafColumns+` FROM `+leafTables+` ORDER BY l.leaf_id DESC LIMIT 1`))
 	if err != nil {
 		return i, fmt.Errorf("couldn't read the newest leaf: %w", err)
 	}
@@ -270,17 +270,21 @@ func (s *Store) Run(ctx context.Context, id string) (lifecycle.Run, error) {
 	return r, found(err, "run", id)
 }
 
-const leafColumns = `leaf_id, at, actor, action, run_id, subject, body`
+// The columns of lifecycle.Leaf, in the order scanLeaf reads them.
+const (
+	leafColumns = `l.leaf_id, l.at, l.actor, l.action, l.run_id, l.subject, l.body, l.software, l.role, coalesce(e.log_index, -1)`
+	leafTables  = `leaves l LEFT JOIN log_entries e ON e.leaf_id = l.leaf_id`
+)
 
 func scanLeaf(row interface{ Scan(...any) error }) (l lifecycle.Leaf, err error) {
 	var body string
-	err = row.Scan(&l.ID, at(&l.At), &l.Actor, &l.Action, &l.RunID, &l.Subject, &body)
+	err = row.Scan(&l.ID, at(&l.At), &l.Actor, &l.Action, &l.RunID, &l.Subject, &body, &l.Software, &l.Role, &l.Index)
 	l.Body = []byte(body)
 	return l, err
 }
 
 func (s *Store) leaves(ctx context.Context, cond string, args ...any) ([]lifecycle.Leaf, error) {
-	rows, err := s.r.QueryContext(ctx, `SELECT `+leafColumns+` FROM leaves WHERE `+cond+` ORDER BY leaf_id`, args...)
+	rows, err := s.r.QueryContext(ctx, `SELECT `+leafColumns+` FROM `+leafTables+` WHERE `+cond, args...)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read the audit trail: %w", err)
 	}
@@ -293,20 +297,35 @@ func (s *Store) Leaves(ctx context.Context, q lifecycle.LeafQuery) ([]lifecycle.
 	if q.RunID != "" {
 		// Said twice for the planner: it does not know that a parameter is not
 		// '', and so would not use an index of the rows that have one.
-		add(`run_id <> '' AND run_id = ?`, q.RunID)
+		add(`l.run_id <> '' AND l.run_id = ?`, q.RunID)
 	}
 	if q.Subject != "" {
-		add(`subject <> '' AND subject = ?`, q.Subject)
+		add(`l.subject <> '' AND l.subject = ?`, q.Subject)
 	}
-	if q.Actions != nil {
-		add(`action IN (SELECT value FROM json_each(?))`, list(q.Actions))
+	if q.Actor != "" {
+		add(`l.actor = ?`, q.Actor)
 	}
-	return s.leaves(ctx, strings.Join(conds, " AND "), args...)
+	switch {
+	case len(q.Actions) == 1:
+		add(`l.action = ?`, q.Actions[0]) // whose index has them in order
+	case q.Actions != nil:
+		add(`l.action IN (SELECT value FROM json_each(?))`, list(q.Actions))
+	}
+	if !q.From.IsZero() {
+		add(`l.at >= ?`, stamp(q.From))
+	}
+	if !q.To.IsZero() {
+		add(`l.at < ?`, stamp(q.To))
+	}
+	if q.After != 0 {
+		add(`l.leaf_id > ?`, q.After)
+	}
+	return s.leaves(ctx, strings.Join(conds, " AND ")+` ORDER BY l.leaf_id LIMIT ?`, append(args, limit(q.Limit))...)
 }
 
 func (s *Store) RecordLeaves(ctx context.Context, seq int64) ([]lifecycle.Leaf, error) {
-	return s.leaves(ctx, `leaf_id IN (SELECT ingest_leaf FROM records WHERE seq = ?1 UNION SELECT archive_leaf FROM records WHERE seq = ?1
-		UNION SELECT leaf_id FROM reseals WHERE seq = ?1)`, seq)
+	return s.leaves(ctx, `l.leaf_id IN (SELECT ingest_leaf FROM records WHERE seq = ?1 UNION SELECT archive_leaf FROM records WHERE seq = ?1
+		UNION SELECT leaf_id FROM reseals WHERE seq = ?1) ORDER BY l.leaf_id`, seq)
 }
 
 func (s *Store) Counts(ctx context.Context) (map[lifecycle.State]int64, error) {

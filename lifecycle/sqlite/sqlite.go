@@ -287,8 +287,8 @@ func appendLeaf(ctx context.Context, tx *sql.Tx, l lifecycle.Leaf) (int64, error
 	if body == "" {
 		body = "{}"
 	}
-	res, err := tx.ExecContext(ctx, `INSERT INTO leaves (at, actor, action, run_id, subject, body) VALUES (?, ?, ?, ?, ?, ?)`,
-		stamp(l.At), l.Actor, l.Action, l.RunID, l.Subject, body)
+	res, err := tx.ExecContext(ctx, `INSERT INTO leaves (at, actor, action, run_id, subject, body, software) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		stamp(l.At), l.Actor, l.Action, l.RunID, l.Subject, body, l.Software)
 	if err != nil {
 		return 0, fmt.Errorf("couldn't write audit leaf %s: %w", l.Action, err)
 	}

@@ -253,24 +253,41 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		// The check, from base rows, in a statement after the lock. What it
 		// lets through is an explicit list of rows: nothing that arrives or is
 		// held meanwhile can slip into the statements below.
-		rows, err := tx.QueryContext(ctx, `SELECT r.seq FROM json_each(?) j JOIN records r ON r.record_id = j.value ->> 0
-			WHERE r.state = 'active' AND r.due_at <= ? AND lower(hex(r.checksum)) = j.value ->> 1 AND NOT `+heldRecord,
+		rows, err := tx.QueryContext(ctx, `SELECT r.seq, r.checksum FROM json_each(?) j JOIN records r ON r.record_id = j.value ->> 0
+			WHERE r.state = 'active' AND r.due_at <= ? AND lower(hex(r.checksum)) = j.value ->> 1 AND NOT `+heldRecord+` ORDER BY r.seq`,
 			string(want), stamp(now))
 		if err != nil {
 			return err
 		}
-		seqs, err := collect(rows, scanOne[int64])
+		var seqs []int64
+		archived, err := collect(rows, func(rows *sql.Rows) (c [32]byte, err error) {
+			var seq int64
+			err = rows.Scan(&seq, sum(&c))
+			seqs = append(seqs, seq)
+			return c, err
+		})
 		if err != nil {
 			return err
 		}
 		if len(seqs) == 0 {
 			return nil
 		}
-		leafID, err := appendLeaf(ctx, tx, leaf.With("records", len(seqs)))
+		ids := list(seqs)
+		var kept []string
+		if len(seqs) < len(members) {
+			rows, err := tx.QueryContext(ctx, `SELECT r.record_id FROM records r WHERE r.record_id IN (SELECT j.value ->> 0 FROM json_each(?) j)
+				AND r.state = 'active' AND r.seq NOT IN (SELECT value FROM json_each(?)) ORDER BY r.seq`, string(want), ids)
+			if err != nil {
+				return err
+			}
+			if kept, err = collect(rows, scanOne[string]); err != nil {
+				return err
+			}
+		}
+		leafID, err := appendLeaf(ctx, tx, leaf.Archived(archived, kept))
 		if err != nil {
 			return err
 		}
-		ids := list(seqs)
 		if err := exactly(len(seqs))(tx.ExecContext(ctx, `UPDATE records SET state = 'archived', segment_no = ?, archive_leaf = ?
 			WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'active'`, segmentNo, leafID, ids)); err != nil {
 			return fmt.Errorf("couldn't mark records archived: %w", err)

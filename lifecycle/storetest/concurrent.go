@@ -133,6 +133,14 @@ func cancelled(k *kit) {
 		"Leaves":         func(s lifecycle.Store) error { return none(s.Leaves(done, lifecycle.LeafQuery{})) },
 		"RecordLeaves":   func(s lifecycle.Store) error { return none(s.RecordLeaves(done, 1)) },
 		"Counts":         func(s lifecycle.Store) error { return none(s.Counts(done)) },
+		"Sequence":       func(s lifecycle.Store) error { return none(s.Sequence(done)) },
+		"LogState":       func(s lifecycle.Store) error { return none(s.LogState(done)) },
+		"LogLeaves":      func(s lifecycle.Store) error { return none(s.LogLeaves(done, 0, 5)) },
+		"LogIndex":       func(s lifecycle.Store) error { return none(s.LogIndex(done, 1)) },
+		"LogHashes":      func(s lifecycle.Store) error { return none(s.LogHashes(done, []int64{0})) },
+		"StrayLeaves":    func(s lifecycle.Store) error { _, _, err := s.StrayLeaves(done, 5); return err },
+		"LeafRows":       func(s lifecycle.Store) error { return drain(s.LeafRows(done, 1), func() {}) },
+		"Published":      func(s lifecycle.Store) error { return s.Published(done, "main", 1) },
 	}
 	k.unchanged("a cancelled call", func() {
 		for name, call := range calls {

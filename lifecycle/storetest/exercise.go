@@ -90,7 +90,16 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"Fenced", fenced},
 
 		{"Leaves", leaves},
+		{"LeafQueries", leafQueries},
 		{"RecordLeaves", recordLeaves},
+		{"LeafRows", leafRows},
+		{"RowRoot", rowRoot},
+
+		{"Sequence", sequenced},
+		{"SequenceMany", sequenceMany},
+		{"SequenceConcurrently", sequenceConcurrently},
+		{"Published", published},
+
 		{"TrustedTime", trustedTime},
 		{"AcceptClock", acceptClock},
 
@@ -130,6 +139,7 @@ func (k *kit) dump() string {
 	add(k.Store.Vaults(k.ctx))
 	add(k.LegalHolds(k.ctx))
 	add(k.Leaves(k.ctx, lifecycle.LeafQuery{}))
+	add(k.LogState(k.ctx))
 	add(k.Counts(k.ctx))
 	var all []lifecycle.Sealed
 	var lots []cte.Lot

@@ -338,6 +338,10 @@ func (f *Faulty) StrayLeaves(ctx context.Context, limit int) (unindexed, gone []
 	return unindexed, gone, err
 }
 
+func (f *Faulty) LeafRows(ctx context.Context, leafID int64) iter.Seq2[lifecycle.Sealed, error] {
+	return each(f, "LeafRows", f.Store.LeafRows(ctx, leafID))
+}
+
 func (f *Faulty) Published(ctx context.Context, vault string, size int64) error {
 	return f.do("Published", func() error { return f.Store.Published(ctx, vault, size) })
 }

@@ -11,7 +11,7 @@ import (
 
 func leaves(k *kit) {
 	in := []lifecycle.Leaf{
-		{At: Start.Add(3), Actor: "a", Action: "one", RunID: "run-1", Subject: "s-1", Body: json.RawMessage(`{"z":1,"a":1.50,"text":"\u00e9 % '"}`)},
+		{At: Start.Add(3), Actor: "a", Action: "one", RunID: "run-1", Subject: "s-1", Software: "lotkeeper 1.2 <é>", Role: "a lie", Body: json.RawMessage(`{"z":1,"a":1.50,"text":"\u00e9 % '"}`)},
 		{At: Start.Add(2), Actor: "b", Action: "two", RunID: "run-1", Body: json.RawMessage(`{}`)}, // earlier, but committed later
 		{At: Start.Add(1), Actor: "c", Action: "two", Subject: "s-1", Body: json.RawMessage(`{ "spaces" : "kept" }`)},
 		{At: Start, Actor: "", Action: "three", RunID: "run-2", Subject: "run-2", Body: json.RawMessage(`{"n":123456789012345678}`)},
@@ -33,7 +33,7 @@ func leaves(k *kit) {
 		if l.ID <= all[i].ID {
 			k.Errorf("leaf %d after %d", l.ID, all[i].ID)
 		}
-		in[i].ID = l.ID
+		in[i].ID, in[i].Role, in[i].Index = l.ID, all[0].Role, -1
 		if !reflect.DeepEqual(l, in[i]) {
 			k.Errorf("leaf is %+v, want %+v", l, in[i])
 		}
