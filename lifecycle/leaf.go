@@ -107,7 +107,7 @@ func (l Leaf) With(field string, value any) Leaf {
 // archived, the Merkle root over their checksums in order of seq, and the ids of those
 // members that stay active.
 func (l Leaf) Archived(checksums [][32]byte, kept []string) Leaf {
-	l = l.With("records", len(checksums)).With("row_root", hexOf(archive.Root(checksums)))
+	l = l.With("records", len(checksums)).With("checksum_root", hexOf(archive.Root(checksums)))
 	if len(kept) > 0 {
 		l = l.With("kept", kept)
 	}

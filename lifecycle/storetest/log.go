@@ -457,7 +457,7 @@ func rowRoot(k *kit) {
 		var body struct {
 			By      string   `json:"by"`
 			Records int      `json:"records"`
-			Root    string   `json:"row_root"`
+			Root    string   `json:"checksum_root"`
 			Kept    []string `json:"kept"`
 		}
 		k.ok(json.Unmarshal(l.Body, &body))
