@@ -60,6 +60,15 @@ func TestParseEntryRefuses(t *testing.T) {
 	}
 }
 
+// What log-format.md says of strings.
+func TestEscapes(t *testing.T) {
+	e := Entry{Actor: "\"\\/\b\f\n\r\t\x00\x1f\x7f\u2028\u2029\xff<&>é"}
+	raw, _, err := e.Marshal()
+	if want := `"actor":"\"\\/\b\f\n\r\t\u0000\u001f` + "\x7f" + `\u2028\u2029\ufffd<&>é"`; err != nil || !bytes.Contains(raw, []byte(want)) {
+		t.Errorf("%s, %v, want %s", raw, err, want)
+	}
+}
+
 // What Marshal writes ParseEntry reads, whatever the strings are.
 func TestParseEntryReadsWhatMarshalWrites(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -138,8 +138,10 @@ func TestObjectsRefuses(t *testing.T) {
 			}
 			return e, d, err
 		}},
-		"too few":      {"got 0", func(from, to int64) ([][]byte, [][]byte, error) { return nil, nil, nil }},
-		"no body":      {"entry 77", func(from, to int64) ([][]byte, [][]byte, error) { return g.entries[from:to], make([][]byte, to-from), nil }},
+		"too few": {"got 0", func(from, to int64) ([][]byte, [][]byte, error) { return nil, nil, nil }},
+		"no body": {"entry 77", func(from, to int64) ([][]byte, [][]byte, error) {
+			return g.entries[from:to], make([][]byte, to-from), nil
+		}},
 		"cannot read":  {fault.Error(), func(from, to int64) ([][]byte, [][]byte, error) { return nil, nil, fault }},
 		"not an entry": {"not an entry", func(from, to int64) ([][]byte, [][]byte, error) { return [][]byte{[]byte("{}")}, [][]byte{nil}, nil }},
 	} {

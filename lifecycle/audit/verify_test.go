@@ -131,25 +131,28 @@ func TestVerifyFinds(t *testing.T) {
 		"leaf removed": {func(s store) { rebundle(s, 1, func(e [][]byte) [][]byte { return slices.Delete(e, 7, 8) }) },
 			[]string{"entry " + entriesAt(1) + " 511 1", "entry " + entriesAt(1) + " 263 248"}},
 		"last leaf removed": {func(s store) { rebundle(s, 2, func(e [][]byte) [][]byte { return e[:99] }) }, []string{"entry " + entriesAt(2) + " 611 1"}},
-		"leaf added": {func(s store) { rebundle(s, 2, func(e [][]byte) [][]byte { return append(e, e[0]) }) }, []string{"entry " + entriesAt(2) + " 612 0"}},
+		"leaf added":        {func(s store) { rebundle(s, 2, func(e [][]byte) [][]byte { return append(e, e[0]) }) }, []string{"entry " + entriesAt(2) + " 612 0"}},
 		"leaves swapped": {func(s store) { rebundle(s, 0, func(e [][]byte) [][]byte { e[3], e[200] = e[200], e[3]; return e }) },
 			[]string{"entry " + entriesAt(0) + " 3 1", "entry " + entriesAt(0) + " 200 1"}},
 		"leaves swapped, between bundles": {func(s store) {
 			rebundle(s, 0, func(e [][]byte) [][]byte { e[3] = g.entries[600]; return e })
 			rebundle(s, 2, func(e [][]byte) [][]byte { e[600-512] = g.entries[3]; return e })
 		}, []string{"entry " + entriesAt(0) + " 3 1", "entry " + entriesAt(2) + " 600 1"}},
-		"hash of a tile changed":          {func(s store) { s[tileAt(1)] = flipped(s[tileAt(1)], 3*256) }, []string{"tile " + tileAt(1) + " 259 1"}},
-		"hash of the last tile changed":   {func(s store) { s[tileAt(2)] = flipped(s[tileAt(2)], 3*256) }, []string{"tile " + tileAt(2) + " 515 1"}},
-		"hash of an upper tile changed":   {func(s store) { s["log/tile/1/000.p/2"] = flipped(s["log/tile/1/000.p/2"], 256) }, []string{"tile log/tile/1/000.p/2 256 256"}},
-		"tile too short":                  {func(s store) { s[tileAt(1)] = s[tileAt(1)][32:] }, []string{"tile " + tileAt(1) + " 256 256"}},
-		"tile missing":                    {func(s store) { delete(s, tileAt(1)) }, []string{"missing " + tileAt(1) + " 256 256"}},
-		"upper tile missing":              {func(s store) { delete(s, "log/tile/1/000.p/2") }, []string{"missing log/tile/1/000.p/2 0 512"}},
-		"bundle missing":                  {func(s store) { delete(s, entriesAt(1)) }, []string{"missing " + entriesAt(1) + " 256 256"}},
-		"tile and bundle elsewhere wrong": {func(s store) { s[tileAt(1)] = flipped(s[tileAt(1)], 0); s[entriesAt(0)] = flipped(s[entriesAt(0)], 900) }, []string{"entry " + entriesAt(0) + " 0 1", "tile " + tileAt(1) + " 256 1"}},
-		"body changed":                    {func(s store) { s[body] = flipped(s[body], 0) }, []string{"body " + body + " 77 1"}},
-		"body missing":                    {func(s store) { delete(s, body) }, []string{"missing " + body + " 77 1"}},
-		"partial tile of before changed":  {func(s store) { s["log/tile/0/000.p/100"] = flipped(s["log/tile/0/000.p/100"], 256) }, []string{"tile log/tile/0/000.p/100 1 1"}},
-		"bundle of before changed":        {func(s store) { s["log/tile/entries/000.p/100"] = flipped(s["log/tile/entries/000.p/100"], 900) }, []string{"entry log/tile/entries/000.p/100 0 1"}},
+		"hash of a tile changed":        {func(s store) { s[tileAt(1)] = flipped(s[tileAt(1)], 3*256) }, []string{"tile " + tileAt(1) + " 259 1"}},
+		"hash of the last tile changed": {func(s store) { s[tileAt(2)] = flipped(s[tileAt(2)], 3*256) }, []string{"tile " + tileAt(2) + " 515 1"}},
+		"hash of an upper tile changed": {func(s store) { s["log/tile/1/000.p/2"] = flipped(s["log/tile/1/000.p/2"], 256) }, []string{"tile log/tile/1/000.p/2 256 256"}},
+		"tile too short":                {func(s store) { s[tileAt(1)] = s[tileAt(1)][32:] }, []string{"tile " + tileAt(1) + " 256 256"}},
+		"tile missing":                  {func(s store) { delete(s, tileAt(1)) }, []string{"missing " + tileAt(1) + " 256 256"}},
+		"upper tile missing":            {func(s store) { delete(s, "log/tile/1/000.p/2") }, []string{"missing log/tile/1/000.p/2 0 512"}},
+		"bundle missing":                {func(s store) { delete(s, entriesAt(1)) }, []string{"missing " + entriesAt(1) + " 256 256"}},
+		"tile and bundle elsewhere wrong": {func(s store) {
+			s[tileAt(1)] = flipped(s[tileAt(1)], 0)
+			s[entriesAt(0)] = flipped(s[entriesAt(0)], 900)
+		}, []string{"entry " + entriesAt(0) + " 0 1", "tile " + tileAt(1) + " 256 1"}},
+		"body changed":                   {func(s store) { s[body] = flipped(s[body], 0) }, []string{"body " + body + " 77 1"}},
+		"body missing":                   {func(s store) { delete(s, body) }, []string{"missing " + body + " 77 1"}},
+		"partial tile of before changed": {func(s store) { s["log/tile/0/000.p/100"] = flipped(s["log/tile/0/000.p/100"], 256) }, []string{"tile log/tile/0/000.p/100 1 1"}},
+		"bundle of before changed":       {func(s store) { s["log/tile/entries/000.p/100"] = flipped(s["log/tile/entries/000.p/100"], 900) }, []string{"entry log/tile/entries/000.p/100 0 1"}},
 		"tail cut off": {func(s store) { delete(s, tileAt(2)); delete(s, entriesAt(2)) },
 			[]string{"missing " + entriesAt(2) + " 512 100", "missing " + tileAt(2) + " 512 100", "root " + CheckpointKey(size) + " -1 0"}},
 		"unknown objects": {func(s store) {
