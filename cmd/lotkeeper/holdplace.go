@@ -77,6 +77,7 @@ lost meanwhile, for no key that the hold needs is destroyed.`,
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what it would cover and change nothing")
 	oneOf(cmd, "kind", holdKinds()...)
 	exits(cmd, exitFailed, exitFindings, exitRefused)
+	needs(cmd, roleRecall)
 	finds(cmd, "the hold is placed, and matches nothing yet or is PARTIAL")
 	return cmd
 }
@@ -152,6 +153,7 @@ the whole hold.
 	f.register(cmd)
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what it would cover then and change nothing")
 	exits(cmd, exitFailed, exitFindings)
+	needs(cmd, roleRecall)
 	finds(cmd, "the hold is extended, and matches nothing yet or is PARTIAL")
 	return cmd
 }

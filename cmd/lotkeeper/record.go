@@ -56,6 +56,7 @@ the SHA-256 of that line without its newline:
 	}
 	cmd.Flags().BoolVar(&line, "line", false, "print the canonical line, whatever --output says")
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 
@@ -180,6 +181,7 @@ record must match all that is asked for.`,
 	}
 	f.registerList(cmd)
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 

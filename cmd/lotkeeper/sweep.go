@@ -54,6 +54,7 @@ A sweep that was interrupted is finished by the next one.`,
 	cmd.Flags().DurationVar(&f.maxDuration, "max-duration", 0, "begin no further segment after `D`, such as 30m; the next sweep goes on")
 	cmd.Flags().BoolVar(&f.acceptClock, "accept-clock", false, "the machine's clock is right, although nothing was recorded for long")
 	exits(cmd, exitFailed, exitFindings, exitLocked, exitRefused)
+	needs(cmd, roleSweeper)
 	finds(cmd, "the sweep is done, and a hold is PARTIAL: a vault has not confirmed it")
 	return cmd
 }
