@@ -59,6 +59,11 @@ CREATE TRIGGER segments_locked BEFORE UPDATE OF retain_until ON segments
 WHEN NEW.retain_until < OLD.retain_until
 BEGIN SELECT RAISE(ABORT, 'a segment''s lock is only lengthened'); END;
 -- +goose StatementEnd
+-- +goose StatementBegin
+CREATE TRIGGER holds_released BEFORE UPDATE ON holds
+WHEN NEW.released_at = ''
+BEGIN SELECT RAISE(ABORT, 'a hold only changes by its release'); END;
+-- +goose StatementEnd
 
 -- +goose Down
 -- The records are not ours to drop: there is no way back from here.
