@@ -245,7 +245,17 @@ func TestLeastPrivilege(t *testing.T) {
 			t.Errorf("%d of kind %s are not the owner's, %v", others, kind, err)
 		}
 	}
-	// From here on no command needs the schema's user, who may migrate again all the same.
+	// The schema's user can go on to change it: he has the owner's rights.
+	schema, err := pgx.Connect(t.Context(), as("schema_user"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer schema.Close(t.Context())
+	if _, err := schema.Exec(t.Context(), `BEGIN; ALTER TABLE lotkeeper.records ADD COLUMN later text; CREATE TABLE lotkeeper.later (n integer);
+		CREATE OR REPLACE FUNCTION lotkeeper.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$; GRANT SELECT ON lotkeeper.records TO lotkeeper_ingest; ROLLBACK`); err != nil {
+		t.Errorf("schema_user cannot migrate any more: %v", err)
+	}
+	// Nobody else needs that.
 	s.env = []string{"LOTKEEPER_STORE=" + as("sweeper_user")}
 	s.run(0, "sweep")
 	exec(`DELETE FROM lotkeeper.goose_db_version WHERE version_id = 4`)

@@ -64,6 +64,9 @@ lost meanwhile, for no key that the hold needs is destroyed.`,
 			if err != nil {
 				return err
 			}
+			if f.dryRun {
+				needs(cmd, roleAuditor)
+			}
 			return a.with(ctx, func(e *lifecycle.Engine) error { return a.holdPlace(ctx, e, f, scopes) })
 		},
 	}

@@ -75,7 +75,7 @@ func (a *app) denied(cmd *cobra.Command, err error) error {
 	return &lifecycle.Refused{
 		Check:  "role",
 		Reason: fmt.Sprintf("%s needs the database role %s (%v)", cmd.CommandPath(), strings.Join(roles, " and "), err),
-		Hint:   fmt.Sprintf("have the database's administrator run: GRANT %s TO %q;", strings.Join(roles, ", "), user),
+		Hint:   fmt.Sprintf(`have the database's administrator run: GRANT %s TO "%s";`, strings.Join(roles, ", "), strings.ReplaceAll(user, `"`, `""`)),
 	}
 }
 

@@ -147,8 +147,9 @@ func exits(cmd *cobra.Command, codes ...int) {
 	annotate(cmd, annotationExits, strings.Trim(fmt.Sprint(codes), "[]"))
 }
 
-// needs names the database roles that the command needs, all of them. Without them
-// PostgreSQL refuses it, so it can also end with exitRefused.
+// needs names the database roles that the command needs, all of them; a command that
+// needs others because of a flag says so again when it runs. Without them PostgreSQL
+// refuses it, so it can also end with exitRefused.
 func needs(cmd *cobra.Command, roles ...string) {
 	annotate(cmd, annotationRoles, strings.Join(roles, " "))
 	if codes := cmd.Annotations[annotationExits]; !slices.Contains(strings.Fields(codes), fmt.Sprint(exitRefused)) {
