@@ -41,6 +41,7 @@ code is 3.`,
 	f.register(cmd)
 	prints(cmd, "jsonl", "json", "csv")
 	exits(cmd, exitFailed, exitFindings)
+	needs(cmd, roleExport)
 	finds(cmd, "some records could not be read and were left out")
 	return cmd
 }

@@ -30,7 +30,9 @@ With --line, print the canonical line itself and nothing else, from the hot
 store or from the archive, wherever the record lives. The record's checksum is
 the SHA-256 of that line without its newline:
 
-  lotkeeper record show RECORD --line | tr -d '\n' | sha256sum`,
+  lotkeeper record show RECORD --line | tr -d '\n' | sha256sum
+
+On PostgreSQL --line needs the role lotkeeper_export.`,
 		Example: `  lotkeeper record show cte-8842-a
   lotkeeper record show cte-8842-a -o json | jq .state
   lotkeeper record show cte-8842-a --line | jq .kde_payload`,
@@ -39,6 +41,7 @@ the SHA-256 of that line without its newline:
 			ctx := cmd.Context()
 			return a.with(ctx, func(e *lifecycle.Engine) error {
 				if line {
+					needs(cmd, roleExport)
 					b, err := e.Line(ctx, args[0])
 					if err != nil {
 						return a.unknownRecord(ctx, e, args[0], err)
@@ -56,6 +59,7 @@ the SHA-256 of that line without its newline:
 	}
 	cmd.Flags().BoolVar(&line, "line", false, "print the canonical line, whatever --output says")
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 
@@ -180,6 +184,7 @@ record must match all that is asked for.`,
 	}
 	f.registerList(cmd)
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 

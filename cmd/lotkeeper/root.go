@@ -115,6 +115,7 @@ const (
 	annotationExits    = "exits"
 	annotationFindings = "findings"
 	annotationNoConfig = "noconfig"
+	annotationRoles    = "roles"
 )
 
 func annotate(cmd *cobra.Command, key, value string) {
@@ -145,6 +146,26 @@ func usesConfig(cmd *cobra.Command) bool {
 func exits(cmd *cobra.Command, codes ...int) {
 	annotate(cmd, annotationExits, strings.Trim(fmt.Sprint(codes), "[]"))
 }
+
+// needs names the database roles that the command needs, all of them; a command that
+// needs others because of a flag says so again when it runs. Without them PostgreSQL
+// refuses it, so it can also end with exitRefused.
+func needs(cmd *cobra.Command, roles ...string) {
+	annotate(cmd, annotationRoles, strings.Join(roles, " "))
+	if codes := cmd.Annotations[annotationExits]; !slices.Contains(strings.Fields(codes), fmt.Sprint(exitRefused)) {
+		annotate(cmd, annotationExits, strings.TrimSpace(codes+" "+fmt.Sprint(exitRefused)))
+	}
+}
+
+// The database roles of 00004_roles.sql.
+const (
+	roleIngest  = "lotkeeper_ingest"
+	roleSweeper = "lotkeeper_sweeper"
+	roleRecall  = "lotkeeper_recall"
+	roleAuditor = "lotkeeper_auditor"
+	roleExport  = "lotkeeper_export"
+	roleAdmin   = "lotkeeper_admin"
+)
 
 // finds says what the command can find (exit 3).
 func finds(cmd *cobra.Command, what string) { annotate(cmd, annotationFindings, what) }
@@ -187,6 +208,9 @@ func help(a *app, cmd *cobra.Command) {
 	fmt.Fprintf(w, "\nFlags of every command:\n%s", cmd.Root().PersistentFlags().FlagUsagesWrapped(80))
 	if formats := cmd.Annotations[annotationFormats]; formats != "" {
 		fmt.Fprintf(w, "\nFormats here, the first by default: %s\n", strings.Join(strings.Fields(formats), ", "))
+	}
+	if roles := cmd.Annotations[annotationRoles]; roles != "" {
+		fmt.Fprintf(w, "\nRole on PostgreSQL: %s\n", strings.Join(strings.Fields(roles), " and "))
 	}
 	if codes, ok := cmd.Annotations[annotationExits]; ok {
 		fmt.Fprintf(w, "\nExit codes:\n")

@@ -87,6 +87,7 @@ func newRunList(a *app) *cobra.Command {
 	}
 	cmd.Flags().IntVar(&limit, "limit", 0, "at most `N` runs (default: 50 in a table, else all)")
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 
@@ -156,6 +157,7 @@ func newRunShow(a *app) *cobra.Command {
 		},
 	}
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 

@@ -95,6 +95,7 @@ were in it, and what has happened to them:
 		},
 	}
 	exits(cmd, exitFailed, exitFindings, exitRefused)
+	needs(cmd, roleAuditor)
 	finds(cmd, "the keyring, or a copy of it, is not in order")
 	return cmd
 }
@@ -209,6 +210,7 @@ else, and it cannot be called back.`,
 		},
 	}
 	exits(cmd, exitFailed)
+	needs(cmd, roleExport)
 	return cmd
 }
 
@@ -246,6 +248,7 @@ touched.`,
 		},
 	}
 	exits(cmd, exitFailed, exitFindings, exitRefused)
+	needs(cmd, roleSweeper, roleAdmin)
 	finds(cmd, "keys are lost")
 	return cmd
 }
