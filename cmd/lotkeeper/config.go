@@ -61,6 +61,9 @@ type auditConfig struct {
 	// Actor is the service identity that the audit trail gets, where neither
 	// --actor nor LOTKEEPER_ACTOR says another.
 	Actor string `yaml:"actor" validate:"max=200,nocontrol"`
+	// ExportLimit is how many records one identity may be given on a UTC day; 0 is
+	// no limit.
+	ExportLimit int `yaml:"export_limit" validate:"min=0"`
 }
 
 // vaultName leaves out names that end in file: NAME_FILE is where a secret's file is
@@ -448,5 +451,6 @@ func (c *config) settings() ([]setting, error) {
 	add("policy.archive_after_days", fmt.Sprint(c.Policy.ArchiveAfterDays))
 	add("policy.purge_after_years", fmt.Sprint(c.Policy.PurgeAfterYears))
 	add("audit.actor", c.Audit.Actor)
+	add("audit.export_limit", fmt.Sprint(c.Audit.ExportLimit))
 	return out, nil
 }

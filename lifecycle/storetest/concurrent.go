@@ -133,6 +133,7 @@ func cancelled(k *kit) {
 		"Leaves":         func(s lifecycle.Store) error { return none(s.Leaves(done, lifecycle.LeafQuery{})) },
 		"RecordLeaves":   func(s lifecycle.Store) error { return none(s.RecordLeaves(done, 1)) },
 		"Counts":         func(s lifecycle.Store) error { return none(s.Counts(done)) },
+		"MayUnmask":      func(s lifecycle.Store) error { return none(s.MayUnmask(done)) },
 	}
 	k.unchanged("a cancelled call", func() {
 		for name, call := range calls {
