@@ -215,6 +215,14 @@ func TestExportMasked(t *testing.T) {
 		if n != 4 || len(leaves) != 2 || bodyOf[bool](t, leaves[0], "unmasked") || bodyOf[int](t, leaves[1], "masked") != 1 || bodyOf[bool](t, leaves[1], "unmasked") {
 			t.Errorf("%d given, %+v", n, leaves)
 		}
+		segments, err := w.Store.Segments(t.Context())
+		if err != nil || len(segments) != 1 {
+			t.Fatal(segments, err)
+		}
+		secret, err := w.SegmentIdentity(t.Context(), segments[0].ID)
+		if _, refused := lifecycle.IsRefused(err); refused != masks || masks && (secret != "" || len(leaves) != 2) {
+			t.Errorf("the identity of a segment: refused %v, %v, %+v", refused, err, leaves[2:])
+		}
 	}
 }
 

@@ -150,7 +150,7 @@ func (e *Engine) history(ctx context.Context, r *Row) ([]HistoryView, error) {
 		return nil, err
 	}
 	if r.State != Active {
-		shredded, err := t.classes(ctx, ActionShredded, r.Class)
+		shredded, err := t.class(ctx, ActionShredded, r.Class)
 		if err != nil {
 			return nil, err
 		}

@@ -29,17 +29,12 @@ func (e *Engine) leaves(ctx context.Context, q TrailQuery) ([]Leaf, error) {
 	return q.among(leaves), err
 }
 
-// among keeps those of the leaves that the query selects, oldest first.
+// among keeps those of the leaves that the query selects, each once, oldest first.
 func (q TrailQuery) among(leaves []Leaf) []Leaf {
 	leaves = slices.DeleteFunc(leaves, func(l Leaf) bool {
 		return q.RunID != "" && l.RunID != q.RunID || q.Subject != "" && l.Subject != q.Subject || q.Actions != nil && !slices.Contains(q.Actions, l.Action) ||
 			q.Actor != "" && l.Actor != q.Actor || !q.From.IsZero() && l.At.Before(q.From) || !q.To.IsZero() && !l.At.Before(q.To) || l.ID <= q.After
 	})
-	return inOrder(leaves)
-}
-
-// inOrder sorts leaves by their number, and leaves out those that are there twice.
-func inOrder(leaves []Leaf) []Leaf {
 	slices.SortFunc(leaves, func(a, b Leaf) int { return int(a.ID - b.ID) })
 	return slices.CompactFunc(leaves, func(a, b Leaf) bool { return a.ID == b.ID })
 }
@@ -99,8 +94,7 @@ func (e *Engine) LotTrail(ctx context.Context, lot cte.Lot, q TrailQuery) (leave
 		if err != nil {
 			return nil, false, err
 		}
-		// The records of a lot share most of it.
-		leaves = inOrder(append(leaves, of...))
+		leaves = append(leaves, of...)
 	}
 	for _, h := range t.holds {
 		if !slices.ContainsFunc(h.Scopes, func(s Scope) bool {
@@ -124,11 +118,20 @@ type telling struct {
 	holds    []*Hold // all that ever were
 	covering *HoldSet
 	subjects map[string][]Leaf
-	actions  map[string][]Leaf
+	classes  map[string]map[string][]Leaf // by action and class
+	exports  []asking
+	// listed: exports is filled in.
+	listed bool
+}
+
+// asking is an export with what it asked for.
+type asking struct {
+	id    string
+	query askedQuery
 }
 
 func (e *Engine) telling(ctx context.Context) (*telling, error) {
-	t := &telling{Engine: e, subjects: map[string][]Leaf{}, actions: map[string][]Leaf{}}
+	t := &telling{Engine: e, subjects: map[string][]Leaf{}, classes: map[string]map[string][]Leaf{}}
 	var err error
 	if t.holds, err = e.Store.Holds(ctx, false); err != nil {
 		return nil, err
@@ -143,16 +146,6 @@ func (t *telling) subject(ctx context.Context, id string) (leaves []Leaf, err er
 	if !ok {
 		leaves, err = t.Store.Leaves(ctx, LeafQuery{Subject: id})
 		t.subjects[id] = leaves
-	}
-	return leaves, err
-}
-
-// action lists the leaves of one action.
-func (t *telling) action(ctx context.Context, action string) (leaves []Leaf, err error) {
-	leaves, ok := t.actions[action]
-	if !ok {
-		leaves, err = t.Store.Leaves(ctx, LeafQuery{Actions: []string{action}})
-		t.actions[action] = leaves
 	}
 	return leaves, err
 }
@@ -176,41 +169,51 @@ func (t *telling) steps(ctx context.Context, r *Row) ([]Leaf, map[string][]Scope
 	return leaves, covering, nil
 }
 
-// classes lists the leaves of an action on class keys that name one of the classes.
-func (t *telling) classes(ctx context.Context, action string, classes ...string) (out []Leaf, err error) {
-	leaves, err := t.action(ctx, action)
-	if err != nil {
-		return nil, err
+// class lists the leaves of an action on class keys that name the class.
+func (t *telling) class(ctx context.Context, action, class string) ([]Leaf, error) {
+	if t.classes[action] == nil {
+		leaves, err := t.Store.Leaves(ctx, LeafQuery{Actions: []string{action}})
+		if err != nil {
+			return nil, err
+		}
+		by := map[string][]Leaf{}
+		for _, l := range leaves {
+			var body struct {
+				Classes []string `json:"classes"`
+			}
+			if err := json.Unmarshal(l.Body, &body); err != nil {
+				return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
+			}
+			for _, c := range body.Classes {
+				by[c] = append(by[c], l)
+			}
+		}
+		t.classes[action] = by
 	}
-	for _, l := range leaves {
-		var body struct {
-			Classes []string `json:"classes"`
-		}
-		if err := json.Unmarshal(l.Body, &body); err != nil {
-			return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
-		}
-		if slices.ContainsFunc(classes, func(c string) bool { return slices.Contains(body.Classes, c) }) {
-			out = append(out, l)
-		}
-	}
-	return out, nil
+	return t.classes[action][class], nil
 }
 
-// exports lists the leaves of the exports that asked for a record.
-func (t *telling) exports(ctx context.Context, r *Row) (out []Leaf, err error) {
-	leaves, err := t.action(ctx, ActionExportBegun)
-	if err != nil {
-		return nil, err
-	}
-	for _, l := range leaves {
-		var body begun
-		if err := json.Unmarshal(l.Body, &body); err != nil {
-			return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
+// asked lists the leaves of the exports that asked for a record.
+func (t *telling) asked(ctx context.Context, r *Row) (out []Leaf, err error) {
+	if !t.listed {
+		leaves, err := t.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionExportBegun}})
+		if err != nil {
+			return nil, err
 		}
-		if !body.Query.covers(r) {
+		for _, l := range leaves {
+			var body begun
+			if err := json.Unmarshal(l.Body, &body); err != nil {
+				return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
+			}
+			t.exports = append(t.exports, asking{l.Subject, body.Query})
+		}
+		t.listed = true
+	}
+	for _, x := range t.exports {
+		if !x.query.covers(r) {
 			continue
 		}
-		of, err := t.subject(ctx, l.Subject)
+		of, err := t.subject(ctx, x.id)
 		if err != nil {
 			return nil, err
 		}
@@ -239,9 +242,10 @@ func (t *telling) all(ctx context.Context, r *Row) ([]Leaf, error) {
 		add(t.subject(ctx, r.Segment))
 	}
 	for _, action := range []string{ActionShredIntent, ActionShredExecuting, ActionShredded} {
-		add(t.classes(ctx, action, r.Class, r.ArchiveClass))
+		add(t.class(ctx, action, r.Class))
+		add(t.class(ctx, action, r.ArchiveClass))
 	}
-	add(t.exports(ctx, r))
+	add(t.asked(ctx, r))
 	return leaves, err
 }
 

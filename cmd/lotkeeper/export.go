@@ -119,7 +119,9 @@ func (a *app) export(ctx context.Context, e *lifecycle.Engine, q lifecycle.Query
 			continue
 		}
 		if _, limit := lifecycle.IsRefused(err); limit {
-			return errors.Join(err, l.close()) // what was given is whole
+			err = errors.Join(err, l.close()) // what was given is whole
+			a.maskedNote(masked)
+			return err
 		}
 		if err != nil {
 			return err
