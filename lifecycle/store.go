@@ -577,6 +577,9 @@ type ReadStore interface {
 	RecordLeaves(ctx context.Context, seq int64) ([]Leaf, error)
 	// Counts counts records by stored state.
 	Counts(ctx context.Context) (map[State]int64, error)
+	// MayUnmask says whether whoever is asking may see KDEs that name people. A
+	// database without roles for it lets everybody.
+	MayUnmask(ctx context.Context) (bool, error)
 }
 
 // Refused is a safety check that said no: nothing was done.

@@ -50,6 +50,7 @@ the log's public key.`,
 	cmd.Flags().StringVar(&key, "log-key", "", "the log's public `KEY`, as init printed it")
 	exits(cmd, exitFailed, exitFindings, exitRefused)
 	finds(cmd, "something does not fit: each thing is listed")
+	needs(cmd, roleAuditor)
 	prints(cmd, "table", "json")
 	return cmd
 }
@@ -170,6 +171,7 @@ and for an administrator who has changed something outside of them.`,
 	prints(cmd, "table", "json")
 	exits(cmd, exitFailed, exitFindings, exitRefused)
 	finds(cmd, "some vault does not have it yet")
+	needs(cmd, roleAdmin)
 	return cmd
 }
 
@@ -213,6 +215,7 @@ down when the log was begun.`,
 	}
 	prints(cmd, "table", "json")
 	exits(cmd, exitFailed, exitRefused)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 
@@ -253,5 +256,6 @@ lotkeeper audit verify --proof FILE --log-key KEY.`,
 	}
 	prints(cmd, "json", "table")
 	exits(cmd, exitFailed, exitRefused)
+	needs(cmd, roleAuditor)
 	return cmd
 }

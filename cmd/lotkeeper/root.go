@@ -42,7 +42,7 @@ lives in ./lotkeeper-data.`,
 
 	root.AddCommand(
 		newInit(a), newIngest(a), newSweep(a), newRecord(a), newTrace(a), newHold(a), newRun(a), newReport(a),
-		newVerify(a), newExport(a), newShred(a), newVault(a), newDoctor(a), newConfig(a), newDemo(a), newCompletion(a), newVersion(a),
+		newVerify(a), newExport(a), newAudit(a), newShred(a), newVault(a), newDoctor(a), newConfig(a), newDemo(a), newCompletion(a), newVersion(a),
 	)
 	root.SetHelpCommand(newHelp())
 	root.InitDefaultHelpCmd()
@@ -114,6 +114,7 @@ const (
 	annotationFormats  = "formats" // the first is the default
 	annotationExits    = "exits"
 	annotationFindings = "findings"
+	annotationRefusals = "refusals"
 	annotationNoConfig = "noconfig"
 	annotationRoles    = "roles"
 )
@@ -170,6 +171,9 @@ const (
 // finds says what the command can find (exit 3).
 func finds(cmd *cobra.Command, what string) { annotate(cmd, annotationFindings, what) }
 
+// refuses says what a refusal (exit 6) means where something was done before it.
+func refuses(cmd *cobra.Command, what string) { annotate(cmd, annotationRefusals, what) }
+
 var exitTexts = []string{
 	exitDone:     "done",
 	exitFailed:   "failed",
@@ -218,6 +222,9 @@ func help(a *app, cmd *cobra.Command) {
 		for code, text := range exitTexts {
 			if code == exitFindings && cmd.Annotations[annotationFindings] != "" {
 				text = cmd.Annotations[annotationFindings]
+			}
+			if code == exitRefused && cmd.Annotations[annotationRefusals] != "" {
+				text = cmd.Annotations[annotationRefusals]
 			}
 			if code == exitDone || code == exitUsage || slices.Contains(listed, fmt.Sprint(code)) {
 				fmt.Fprintf(w, "  %d  %s\n", code, text)

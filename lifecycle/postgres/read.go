@@ -468,3 +468,13 @@ func (s *Store) Counts(ctx context.Context) (map[lifecycle.State]int64, error) {
 	}
 	return out, nil
 }
+
+// MayUnmask asks for a membership of lotkeeper_unmask. Where nobody has made that role,
+// none were set up.
+func (s *Store) MayUnmask(ctx context.Context) (bool, error) {
+	may, err := one(ctx, s.pool, func(c *columns) bool { return c.int() == 1 }, `SELECT coalesce((SELECT pg_has_role(session_user, oid, 'MEMBER') FROM pg_roles WHERE rolname = 'lotkeeper_unmask'), true)`)
+	if err != nil {
+		return false, fmt.Errorf("couldn't see who may unmask: %w", err)
+	}
+	return may, nil
+}

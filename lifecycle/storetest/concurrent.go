@@ -141,6 +141,7 @@ func cancelled(k *kit) {
 		"StrayLeaves":    func(s lifecycle.Store) error { _, _, err := s.StrayLeaves(done, 5); return err },
 		"LeafRows":       func(s lifecycle.Store) error { return drain(s.LeafRows(done, 1), func() {}) },
 		"Published":      func(s lifecycle.Store) error { return s.Published(done, "main", 1) },
+		"MayUnmask":      func(s lifecycle.Store) error { return none(s.MayUnmask(done)) },
 	}
 	k.unchanged("a cancelled call", func() {
 		for name, call := range calls {
