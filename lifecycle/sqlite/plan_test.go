@@ -370,6 +370,6 @@ func fillTables(t testing.TB, s *Store) {
 		`INSERT INTO hold_traces (scope_no) SELECT scope_no FROM hold_scopes WHERE trace <> ''`,
 		`INSERT INTO hold_lots (scope_no, tlc, tlc_source) SELECT t.scope_no, 'LOT-' || (t.scope_no + j.value), '' FROM hold_traces t, json_each('[1,2,3,4,5]') j`,
 		`UPDATE hold_traces SET traced_to = 2000, expanded_to = (SELECT max(lot_no) FROM hold_lots)`,
-		`INSERT INTO runs SELECT 'run-' || hold_no, 'sweep', '', '2020-01-01T00:00:00.000000000Z', '', 'done', '' FROM holds`,
+		`INSERT INTO runs SELECT 'run-' || hold_no, 'sweep', '', '2020-01-01T00:00:00.000000000Z', '', 'running', '' FROM holds`,
 		`COMMIT`)
 }
