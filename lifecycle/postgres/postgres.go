@@ -31,8 +31,8 @@ type Options struct {
 	// postgres://user@host/database. It may lead through PgBouncer in
 	// transaction mode. A password may also come from PGPASSWORD or ~/.pgpass.
 	URL string
-	// AdminURL is a direct connection to the same database, for migrations. URL
-	// if it is empty.
+	// AdminURL is a direct connection to the same database, for migrations, as a
+	// member of lotkeeper_owner when one is due. URL if it is empty.
 	AdminURL string
 	// Password is used for both, if it is not empty and the URL has none.
 	Password string
