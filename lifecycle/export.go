@@ -115,7 +115,8 @@ type disclosure struct {
 	// What was given so far.
 	given, masked, unreadable int
 	tree                      archive.Tree
-	// told: the trail says that personal values are shown.
+	// told: the trail says that personal values are shown, so there is nothing more to
+	// be looked for.
 	told bool
 }
 
@@ -238,7 +239,7 @@ func (d *disclosure) limit(ctx context.Context, now time.Time, limit int) error 
 	return nil
 }
 
-// give reads a record that is about to be given out, and masks it or tells that it is
+// give reads a record that is about to be given out, and masks it, or tells that it is
 // not masked.
 func (d *disclosure) give(ctx context.Context, f *Found) error {
 	if d.given == d.allowed {
@@ -253,19 +254,28 @@ func (d *disclosure) give(ctx context.Context, f *Found) error {
 	if f.Record, err = cte.ParseLine(f.Line); err != nil {
 		return &Unreadable{f.Row.RecordID, err}
 	}
+	if !d.told {
+		if err := d.masking(ctx, f); err != nil {
+			return err
+		}
+	}
+	d.given++
+	d.tree.Add(f.Row.Checksum)
+	return nil
+}
+
+func (d *disclosure) masking(ctx context.Context, f *Found) error {
 	masked, personal := f.Record.Masked()
 	switch {
 	case personal && d.mask:
 		f.Record, f.Line, f.Masked = masked, masked.AppendLine(nil), true
 		d.masked++
-	case personal && !d.told:
+	case personal:
 		if err := d.append(ctx, ActionUnmasked, map[string]any{}); err != nil {
 			return fmt.Errorf("couldn't show what is not masked: %w", err)
 		}
 		d.told = true
 	}
-	d.given++
-	d.tree.Add(f.Row.Checksum)
 	return nil
 }
 
