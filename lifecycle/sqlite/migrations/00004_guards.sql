@@ -65,6 +65,13 @@ WHEN NEW.released_at = ''
 BEGIN SELECT RAISE(ABORT, 'a hold only changes by its release'); END;
 -- +goose StatementEnd
 
+-- What cannot be read back would keep the whole log from going on.
+-- +goose StatementBegin
+CREATE TRIGGER leaves_readable BEFORE INSERT ON leaves
+WHEN NOT json_valid(NEW.body) OR NEW.at NOT GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9].[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]Z'
+BEGIN SELECT RAISE(ABORT, 'a leaf has a time, and a body in JSON'); END;
+-- +goose StatementEnd
+
 -- +goose Down
 -- The records are not ours to drop: there is no way back from here.
 SELECT 1;
