@@ -5,13 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"net/url"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -764,4 +760,3 @@ func TestTrailByRole(t *testing.T) {
 		t.Errorf("%d leaves have another's role, %v", names, err)
 	}
 }
-
