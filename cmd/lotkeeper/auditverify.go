@@ -83,7 +83,12 @@ func (a *app) auditVerify(ctx context.Context, e *lifecycle.Engine) error {
 				pairs = append(pairs, "about", f.Subject)
 			}
 			s.fields("", append(pairs, "what", f.Detail)...)
-			for _, p := range f.Proof {
+			proof := f.Proof
+			if f.Fork != nil {
+				proof = append(proof, "both are signed by the log's key:", f.Fork.Older, f.Fork.Newer,
+					fmt.Sprintf("root of the newer where it had the older one's size: %s", f.Fork.Root), "proof (RFC 6962, consistency), all of it with -o json")
+			}
+			for _, p := range proof {
 				for _, line := range strings.Split(strings.TrimRight(p, "\n"), "\n") {
 					s.printf("    %s\n", printable(line))
 				}
