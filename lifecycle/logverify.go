@@ -84,8 +84,8 @@ type LogReport struct {
 // VerifyLog compares the database with the log that is locked in the vaults: each
 // vault's tiles with its checkpoints, each entry of the database with the tree, the
 // records with the leaves that tell of them, and holds, classes, segments and vaults
-// with what the log says became of them. It writes nothing, and goes on to the end
-// whatever it finds.
+// with what the log says became of them. It changes nothing of that, and goes on to the
+// end whatever it finds.
 func (e *Engine) VerifyLog(ctx context.Context) (LogReport, error) {
 	v := &logVerification{Engine: e, res: LogReport{Findings: []LogFinding{}}}
 	err := v.run(ctx)

@@ -69,6 +69,7 @@ the holds that name the lot.`,
 	cmd.Flags().BoolVarP(&f.Follow, "follow", "f", false, "go on with what comes, until interrupted")
 	oneOf(cmd, "action", lifecycle.Actions...)
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 
@@ -108,7 +109,11 @@ type leafResult struct {
 }
 
 func leafOf(l lifecycle.Leaf) leafResult {
-	return leafResult{LeafID: l.ID, At: cte.FormatTime(l.At), Actor: l.Actor, Role: l.Role, Software: l.Software, Action: l.Action, RunID: l.RunID, Subject: l.Subject, Body: l.Body}
+	r := leafResult{LeafID: l.ID, At: cte.FormatTime(l.At), Actor: l.Actor, Role: l.Role, Software: l.Software, Action: l.Action, RunID: l.RunID, Subject: l.Subject, Body: l.Body}
+	if l.Index >= 0 {
+		r.Index = &l.Index
+	}
+	return r
 }
 
 // pollEvery is how often --follow looks for what is new.
