@@ -31,7 +31,8 @@ What it does not see: ciphertext and keys (type: lotkeeper verify, which
 decrypts), and what was changed together with leaves that no vault had yet.
 
 With --proof it checks what "lotkeeper audit proof" printed, and needs nothing
-but the log's public key.`,
+but the log's public key. What is proved is the life of a checksum; that it is
+the record's is for its line to show: lotkeeper record show --line.`,
 		Example: `  lotkeeper audit verify
   lotkeeper audit verify -o json
   lotkeeper audit verify --proof proof.json --log-key "$(cat log.pub)"`,
@@ -120,14 +121,14 @@ func (a *app) checkProof(file, key string) error {
 	if err := p.Check(key); err != nil {
 		return &findings{"the proof does not hold: " + err.Error(), "it was changed, or made under another key"}
 	}
-	return result(a, proofChecked{p.RecordID, p.Checksum, len(p.Steps), true}, func(s *screen) {
-		s.fields("", "record", p.RecordID, "checksum", p.Checksum, "steps", fmt.Sprint(len(p.Steps)), "proof", "holds")
+	return result(a, proofChecked{p.Checksum, len(p.Steps), true}, func(s *screen) {
+		s.fields("", "checksum", p.Checksum, "steps", fmt.Sprint(len(p.Steps)), "proof", "holds")
 	})
 }
 
-// proofChecked is what a proof that holds comes to.
+// proofChecked is what a proof that holds comes to. It has not the record's id, which the
+// log does not say: the checksum is what is proved.
 type proofChecked struct {
-	RecordID string `json:"record_id"`
 	Checksum string `json:"checksum"`
 	Steps    int    `json:"steps"`
 	Holds    bool   `json:"holds"`
@@ -150,14 +151,15 @@ not publish, and for what was only read since: who was given what.`,
 					return err
 				}
 				if err := result(a, res, func(s *screen) {
-					s.fields("", "entries", fmt.Sprint(res.Size), "root", res.Root)
+					pairs := []string{"entries", fmt.Sprint(res.Size), "root", res.Root}
 					for _, v := range res.Vaults {
 						text := fmt.Sprintf("%s: %d entries", v.Vault, v.Size)
 						if v.Problem != "" {
 							text += "; " + v.Problem
 						}
-						s.fields("", "vault", text)
+						pairs = append(pairs, "vault", text)
 					}
+					s.fields("", pairs...)
 				}); err != nil {
 					return err
 				}
@@ -244,10 +246,11 @@ lotkeeper audit verify --proof FILE --log-key KEY.`,
 					a.note("%s of the record %s in no published checkpoint yet: type lotkeeper audit checkpoint", plural(p.Pending, "step"), map[bool]string{true: "is", false: "are"}[p.Pending == 1])
 				}
 				return result(a, p, func(s *screen) {
-					s.fields("", "record", p.RecordID, "checksum", p.Checksum, "vault", p.Vault)
+					pairs := []string{"record", p.RecordID, "checksum", p.Checksum, "vault", p.Vault}
 					for _, step := range p.Steps {
-						s.fields("", "entry", fmt.Sprintf("%d: %s", step.Entry.Index, step.Action))
+						pairs = append(pairs, "entry", fmt.Sprintf("%d: %s", step.Entry.Index, step.Action))
 					}
+					s.fields("", pairs...)
 					s.printf("\n")
 					s.printf("%s\n", strings.TrimRight(p.Checkpoint, "\n"))
 				})
