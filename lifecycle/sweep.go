@@ -202,6 +202,9 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 	if err := e.checkLog(ctx); err != nil {
 		return s.res, err
 	}
+	if err := e.checkLogKey(ctx); err != nil {
+		return s.res, err
+	}
 	if err := e.CheckKeyring(ctx); err != nil {
 		return s.res, err
 	}

@@ -69,6 +69,7 @@ the holds that name the lot.`,
 	cmd.Flags().BoolVarP(&f.Follow, "follow", "f", false, "go on with what comes, until interrupted")
 	oneOf(cmd, "action", lifecycle.Actions...)
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 
