@@ -77,6 +77,7 @@ const (
 	ActionClockAccepted  = "clock-accepted"
 	ActionKeyringMended  = "keyring-recovered"
 	ActionIdentityShown  = "identity-disclosed"
+	ActionRecovered      = "recovered"
 	ActionVaultAdded     = "vault-added"
 	ActionVaultCopied    = "vault-copied"
 	ActionVaultActive    = "vault-active"
@@ -104,10 +105,10 @@ func (l Leaf) With(field string, value any) Leaf {
 }
 
 // Archived adds to the leaf of a soft-delete what the Store did: how many records it
-// archived, the Merkle root over their checksums in order of seq, and the ids of those
-// members that stay active.
+// archived, the Merkle root over their checksums in order of due time and seq, which is
+// that of the segment's manifest, and the ids of those members that stay active.
 func (l Leaf) Archived(checksums [][32]byte, kept []string) Leaf {
-	l = l.With("records", len(checksums)).With("row_root", hexOf(archive.Root(checksums)))
+	l = l.With("records", len(checksums)).With("checksum_root", hexOf(archive.Root(checksums)))
 	if len(kept) > 0 {
 		l = l.With("kept", kept)
 	}

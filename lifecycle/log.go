@@ -154,7 +154,7 @@ func (e *Engine) Publish(ctx context.Context) (Publication, error) {
 				p.Size = res.Size
 				return
 			}
-			if err := e.publishTo(ctx, v, p.Size, res.Size, checkpoint); err != nil {
+			if err := e.publishTo(ctx, v, verifier, p.Size, res.Size, checkpoint); err != nil {
 				p.Problem, errs[i] = err.Error(), err
 				return
 			}
@@ -188,7 +188,16 @@ func (e *Engine) logVaults(ctx context.Context, fits func(VaultRow) bool) ([]arc
 	return out, nil
 }
 
-func (e *Engine) publishTo(ctx context.Context, v archive.Vault, from, size int64, checkpoint []byte) error {
+func (e *Engine) publishTo(ctx context.Context, v archive.Vault, verifier note.Verifier, from, size int64, checkpoint []byte) error {
+	// A hold is placed also in a database that was restored. What it would be signed
+	// into is another log, and must not get beside the true one.
+	newest, err := e.newestCheckpoint(ctx, v, verifier)
+	if err != nil {
+		return err
+	}
+	if err := e.agrees(ctx, newest.Checkpoint, v.Name()); err != nil {
+		return err
+	}
 	for o, err := range audit.Objects(from, size, e.storedHashes(ctx), e.logBytes(ctx)) {
 		if err != nil {
 			return fmt.Errorf("couldn't read the log: %w", err)
@@ -324,11 +333,8 @@ func (e *Engine) checkLog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	vaults, err := e.logVaults(ctx, func(VaultRow) bool { return true })
-	if err != nil {
-		return err
-	}
-	for _, v := range vaults {
+	// All that are configured: an older database does not know one that was added since.
+	for _, v := range e.Vaults {
 		newest, err := e.newestCheckpoint(ctx, v, verifier)
 		if err != nil {
 			e.Log.Warn().Str("vault", v.Name()).Err(err).Msg("couldn't compare the log with this vault")
@@ -338,20 +344,25 @@ func (e *Engine) checkLog(ctx context.Context) error {
 			e.Log.Error().Str("vault", v.Name()).Int64("confirmed", state.Published[v.Name()]).Int64("found", newest.Size).
 				Msg("a checkpoint that this vault had confirmed is not there")
 		}
-		if err := e.agrees(ctx, state.Size, newest.Checkpoint, v.Name()); err != nil {
+		if err := e.agrees(ctx, newest.Checkpoint, v.Name()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// agrees refuses a database whose log, of the size, does not begin with the checkpoint's.
-func (e *Engine) agrees(ctx context.Context, size int64, c audit.Checkpoint, vault string) error {
+// agrees refuses a database whose log does not begin with the checkpoint's. How far it
+// is, is read here, after the checkpoint: another process may have published since.
+func (e *Engine) agrees(ctx context.Context, c audit.Checkpoint, vault string) error {
 	if c.Size == 0 {
 		return nil
 	}
-	if c.Size > size {
-		return &Refused{"log", fmt.Sprintf("the database's log has %d entries, and vault %s has a checkpoint of %d: the database is older than what is locked there", size, vault, c.Size), recoverHint}
+	state, err := e.Store.LogState(ctx)
+	if err != nil {
+		return err
+	}
+	if c.Size > state.Size {
+		return &Refused{"log", fmt.Sprintf("the database's log has %d entries, and vault %s has a checkpoint of %d: the database is older than what is locked there", state.Size, vault, c.Size), recoverHint}
 	}
 	root, err := tlog.TreeHash(c.Size, e.storedHashes(ctx))
 	if err != nil {

@@ -152,12 +152,7 @@ func (s *Store) Extend(ctx context.Context, id string, scopes []lifecycle.Scope,
 		if !have[0].Open() {
 			return fmt.Errorf("hold %s: %w", id, lifecycle.ErrReleased)
 		}
-		var fresh []lifecycle.Scope
-		for _, sc := range scopes {
-			if !slices.Contains(have[0].Scopes, sc) && !slices.Contains(fresh, sc) {
-				fresh = append(fresh, sc)
-			}
-		}
+		fresh := lacks(have[0], scopes)
 		if len(fresh) == 0 {
 			return nil
 		}
@@ -167,6 +162,16 @@ func (s *Store) Extend(ctx context.Context, id string, scopes []lifecycle.Scope,
 		_, err = tx.appendLeaf(ctx, leaf)
 		return err
 	})
+}
+
+// lacks are those of the scopes that a hold has not, each once.
+func lacks(h *lifecycle.Hold, scopes []lifecycle.Scope) (fresh []lifecycle.Scope) {
+	for _, sc := range scopes {
+		if !slices.Contains(h.Scopes, sc) && !slices.Contains(fresh, sc) {
+			fresh = append(fresh, sc)
+		}
+	}
+	return fresh
 }
 
 func (s *Store) Release(ctx context.Context, id, reason string, leaf lifecycle.Leaf) error {

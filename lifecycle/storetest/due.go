@@ -286,7 +286,7 @@ func softDelete(k *kit) {
 	if s.WrappedDEK != nil || s.Segment != "seg-1" || s.ArchiveLeaf != info.NewestLeaf.ID || string(s.Payload) != string(good.Payload) {
 		k.Errorf("after its soft-delete: %+v", s)
 	}
-	if info.NewestLeaf.Action != lifecycle.ActionArchived || string(info.NewestLeaf.Body) != fmt.Sprintf(`{"by":"storetest","kept":["young","wrong"],"records":1,"row_root":"%x"}`, archive.Root([][32]byte{good.Checksum})) {
+	if info.NewestLeaf.Action != lifecycle.ActionArchived || string(info.NewestLeaf.Body) != fmt.Sprintf(`{"by":"storetest","checksum_root":"%x","kept":["young","wrong"],"records":1}`, archive.Root([][32]byte{good.Checksum})) {
 		k.Errorf("its leaf: %+v %s", info.NewestLeaf, info.NewestLeaf.Body)
 	}
 	if g, err := k.Row(k.ctx, "gone"); err != nil || g.Segment != "seg-0" {

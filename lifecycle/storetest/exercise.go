@@ -93,7 +93,7 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"LeafQueries", leafQueries},
 		{"RecordLeaves", recordLeaves},
 		{"LeafRows", leafRows},
-		{"RowRoot", rowRoot},
+		{"ChecksumRoot", checksumRoot},
 
 		{"Sequence", sequenced},
 		{"SequenceMany", sequenceMany},

@@ -428,9 +428,9 @@ func leafRows(k *kit) {
 	}
 }
 
-// rowRoot: the leaf of a soft-delete commits to what it archived, and says what it
+// checksumRoot: the leaf of a soft-delete commits to what it archived, and says what it
 // left out.
-func rowRoot(k *kit) {
+func checksumRoot(k *kit) {
 	var in []lifecycle.Sealed
 	for _, id := range []string{"d", "b", "a", "c", "young", "wrong", "held", "gone", "f", "e"} {
 		at := expired
@@ -457,7 +457,7 @@ func rowRoot(k *kit) {
 		var body struct {
 			By      string   `json:"by"`
 			Records int      `json:"records"`
-			Root    string   `json:"row_root"`
+			Root    string   `json:"checksum_root"`
 			Kept    []string `json:"kept"`
 		}
 		k.ok(json.Unmarshal(l.Body, &body))
