@@ -123,8 +123,18 @@ func (e *Engine) Publish(ctx context.Context) (Publication, error) {
 	if err != nil {
 		return res, err
 	}
+	info, err := e.Store.Info(ctx)
+	if err != nil {
+		return res, err
+	}
 	if res.Size, err = e.Store.Sequence(ctx); err != nil {
 		return res, fmt.Errorf("couldn't give the log's leaves their index: %w", err)
+	}
+	// A leaf that was not queued would never be published, and nobody would miss it.
+	if _, err := e.Store.LogIndex(ctx, info.NewestLeaf.ID); errors.Is(err, ErrNotFound) {
+		return res, &Refused{"log", fmt.Sprintf("leaf %d is not in the log's tree: a guard of the database is gone", info.NewestLeaf.ID), "type: lotkeeper audit verify"}
+	} else if err != nil {
+		return res, err
 	}
 	root, err := tlog.TreeHash(res.Size, e.storedHashes(ctx))
 	if err != nil {
@@ -155,7 +165,7 @@ func (e *Engine) Publish(ctx context.Context) (Publication, error) {
 				return
 			}
 			if err := e.publishTo(ctx, v, verifier, p.Size, res.Size, checkpoint); err != nil {
-				p.Problem, errs[i] = err.Error(), err
+				p.Problem, errs[i] = err.Error(), fmt.Errorf("vault %s: %w", v.Name(), err)
 				return
 			}
 			p.Size = res.Size
@@ -168,7 +178,7 @@ func (e *Engine) Publish(ctx context.Context) (Publication, error) {
 		}
 	}
 	if res.Confirmed() == 0 {
-		return res, fmt.Errorf("no vault has the log's newest leaves: %s", cmp.Or(res.Problems(), "there is none that takes anything"))
+		return res, fmt.Errorf("no vault has the log's newest leaves: %w", cmp.Or(errors.Join(errs...), errors.New("there is none that takes anything")))
 	}
 	return res, nil
 }
@@ -195,7 +205,11 @@ func (e *Engine) publishTo(ctx context.Context, v archive.Vault, verifier note.V
 	if err != nil {
 		return err
 	}
-	if err := e.agrees(ctx, newest.Checkpoint, v.Name()); err != nil {
+	now, err := e.Store.LogState(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.agrees(ctx, now.Size, newest.Checkpoint, v.Name()); err != nil {
 		return err
 	}
 	for o, err := range audit.Objects(from, size, e.storedHashes(ctx), e.logBytes(ctx)) {
@@ -329,40 +343,41 @@ func (e *Engine) checkLog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	state, err := e.Store.LogState(ctx)
-	if err != nil {
-		return err
-	}
 	// All that are configured: an older database does not know one that was added since.
 	for _, v := range e.Vaults {
+		// Others publish at the same time: what is compared with a checkpoint is read
+		// after it, and what must be in the vault before.
+		before, err := e.Store.LogState(ctx)
+		if err != nil {
+			return err
+		}
 		newest, err := e.newestCheckpoint(ctx, v, verifier)
 		if err != nil {
 			e.Log.Warn().Str("vault", v.Name()).Err(err).Msg("couldn't compare the log with this vault")
 			continue
 		}
-		if newest.Size < state.Published[v.Name()] {
-			e.Log.Error().Str("vault", v.Name()).Int64("confirmed", state.Published[v.Name()]).Int64("found", newest.Size).
+		if confirmed := before.Published[v.Name()]; newest.Size < confirmed {
+			e.Log.Error().Str("vault", v.Name()).Int64("confirmed", confirmed).Int64("found", newest.Size).
 				Msg("a checkpoint that this vault had confirmed is not there")
 		}
-		if err := e.agrees(ctx, newest.Checkpoint, v.Name()); err != nil {
+		after, err := e.Store.LogState(ctx)
+		if err != nil {
+			return err
+		}
+		if err := e.agrees(ctx, after.Size, newest.Checkpoint, v.Name()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// agrees refuses a database whose log does not begin with the checkpoint's. How far it
-// is, is read here, after the checkpoint: another process may have published since.
-func (e *Engine) agrees(ctx context.Context, c audit.Checkpoint, vault string) error {
+// agrees refuses a database whose log, of the size, does not begin with the checkpoint's.
+func (e *Engine) agrees(ctx context.Context, size int64, c audit.Checkpoint, vault string) error {
 	if c.Size == 0 {
 		return nil
 	}
-	state, err := e.Store.LogState(ctx)
-	if err != nil {
-		return err
-	}
-	if c.Size > state.Size {
-		return &Refused{"log", fmt.Sprintf("the database's log has %d entries, and vault %s has a checkpoint of %d: the database is older than what is locked there", state.Size, vault, c.Size), recoverHint}
+	if c.Size > size {
+		return &Refused{"log", fmt.Sprintf("the database's log has %d entries, and vault %s has a checkpoint of %d: the database is older than what is locked there", size, vault, c.Size), recoverHint}
 	}
 	root, err := tlog.TreeHash(c.Size, e.storedHashes(ctx))
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -150,6 +151,19 @@ func (w *world) verify() lifecycle.VerifyResult {
 	return res
 }
 
+// verifyLog wants the database to be what the log says, and each vault to have the log.
+func (w *world) verifyLog() lifecycle.LogReport {
+	w.t.Helper()
+	res, err := w.VerifyLog(context.Background())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, f := range res.Findings {
+		w.t.Errorf("the log does not fit: %+v", f)
+	}
+	return res
+}
+
 // record is a native line of an event at the given time.
 func record(id, lot string, at time.Time) string {
 	return fmt.Sprintf(`{"record_id":%q,"traceability_lot_code":%q,"event_type":"shipping","event_timestamp":%q,"kde_payload":{"facility":"FAC-001","secret_kde":"very-secret-%s"}}`,
@@ -169,19 +183,20 @@ func raw(t *testing.T, w *world, statements ...string) {
 	defer db.Close()
 	db.SetMaxOpenConns(1) // so that the pragmas hold for all that follows
 	guards := []string{`PRAGMA foreign_keys = 0`, `PRAGMA ignore_check_constraints = 1`}
-	rows, err := db.Query(`SELECT 'DROP TRIGGER ' || name FROM sqlite_schema WHERE type = 'trigger'`)
+	var again []string
+	rows, err := db.Query(`SELECT 'DROP TRIGGER ' || name, sql FROM sqlite_schema WHERE type = 'trigger'`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var drop string
-		if err := rows.Scan(&drop); err != nil {
+		var drop, create string
+		if err := rows.Scan(&drop, &create); err != nil {
 			t.Fatal(err)
 		}
-		guards = append(guards, drop)
+		guards, again = append(guards, drop), append(again, create)
 	}
-	for _, s := range append(guards, statements...) {
+	for _, s := range slices.Concat(guards, statements, again) {
 		if _, err := db.Exec(s); err != nil {
 			t.Fatal(s, err)
 		}

@@ -98,7 +98,8 @@ type check struct {
 	// levels are the hashes of the tile that is being computed, level by level; a
 	// zero hash is not known.
 	levels [][]tlog.Hash
-	bodies map[string]bool
+	bodies map[string]bool // that entries refer to
+	unread bool            // there are entries of which that is not known
 	report Report
 }
 
@@ -184,6 +185,7 @@ func (c *check) tree(ctx context.Context, _ []head) error {
 		if err != nil {
 			return err
 		}
+		c.unread = c.unread || !slices.Equal(computed, hashes)
 		for i, e := range entries {
 			if computed[i] != hashes[i] {
 				continue
@@ -416,7 +418,7 @@ func (c *check) others(ctx context.Context, heads []head) error {
 		case isTile:
 			c.find(Finding{Kind: FoundUnknown, Key: key, Index: first(t), Count: int64(t.W) * covers(t.L), Detail: "it has entries that are not under the newest checkpoint"})
 		case isCheckpoint && slices.ContainsFunc(heads, func(h head) bool { return h.Size == size }),
-			strings.HasPrefix(key, bodyPrefix) && c.bodies[key]:
+			strings.HasPrefix(key, bodyPrefix) && (c.bodies[key] || c.unread):
 		default:
 			c.find(Finding{Kind: FoundUnknown, Key: key, Index: -1, Detail: "nothing in the log refers to it"})
 		}

@@ -82,6 +82,10 @@ func guarded(t testing.TB) *pgx.Conn {
 		`INSERT INTO leases VALUES ('sweep', 7, 'run', now())`,
 		`INSERT INTO vaults VALUES (1, 'has-one', 'joining', ''), (2, 'has-all', 'joining', ''), (3, 'gone', 'joining', '')`,
 		`UPDATE vaults SET state = 'retiring' WHERE vault_no = 3`,
+		`INSERT INTO leaves (at, actor, action, run_id, subject, body) VALUES (`+someTime+`, '', 'waits', '', '', '{}')`,
+		`INSERT INTO log_entries VALUES (0, 1)`,
+		`INSERT INTO log_hashes VALUES (0, sha256(''))`,
+		`INSERT INTO log_published VALUES ('main', 5)`,
 		`INSERT INTO segment_copies SELECT segment_no, v, v, '', '', '' FROM segments, (VALUES ('has-all'), ('has-one')) x(v) WHERE v = 'has-all' OR segment_no = 2`)
 	for _, q := range setup {
 		if _, err := conn.Exec(t.Context(), q); err != nil {
@@ -189,10 +193,10 @@ func TestGuards(t *testing.T) {
 	for _, column := range []string{"seq", "record_id", "tlc", "tlc_source", "event_type", "event_at", "obtained_at", "purge_not_before", "location", "product", "checksum", "content", "gaps", "ingest_leaf", "month", "payload_bytes"} {
 		refused(fmt.Sprintf(`UPDATE records SET %s = %[1]s WHERE seq = 1`, column))
 	}
-	for _, table := range []string{"records", "classes", "segments", "holds", "hold_scopes", "leaves", "leases", "vaults", "deks", "payloads", "payloads_202001"} {
+	for _, table := range []string{"records", "classes", "segments", "holds", "hold_scopes", "leaves", "leases", "vaults", "deks", "payloads", "payloads_202001", "log_pending", "log_entries", "log_hashes", "log_published"} {
 		refused(`DELETE FROM ` + table)
 	}
-	for _, table := range []string{"records", "classes", "segments", "segment_copies", "vaults", "holds", "hold_scopes", "leaves", "leases", "deks", "payloads", "payloads_202001", "reseals"} {
+	for _, table := range []string{"records", "classes", "segments", "segment_copies", "vaults", "holds", "hold_scopes", "leaves", "leases", "deks", "payloads", "payloads_202001", "reseals", "log_pending", "log_entries", "log_hashes", "log_published"} {
 		refused(`TRUNCATE ` + table + ` CASCADE`)
 		refused(`INSERT INTO ` + table + ` OVERRIDING SYSTEM VALUE SELECT * FROM ` + table + ` LIMIT 1`)
 	}
@@ -265,9 +269,25 @@ func TestGuards(t *testing.T) {
 	refused(`INSERT INTO hold_scopes (hold_no) VALUES (1)`)
 
 	// The trail.
-	for _, column := range []string{"at", "actor", "action", "run_id", "subject", "body"} {
+	for _, column := range []string{"at", "actor", "action", "run_id", "subject", "body", "software", "role"} {
 		refused(fmt.Sprintf(`UPDATE leaves SET %s = %[1]s`, column))
 	}
+
+	// The log. Leaf 1 has its index and could leave the queue, leaf 2 has none, and
+	// whoever writes a leaf has put it there.
+	accepted(`DELETE FROM log_pending WHERE leaf_id = 1`)
+	refused(`DELETE FROM log_pending WHERE leaf_id = 2`)
+	accepted(`INSERT INTO log_entries VALUES (1, 2)`, `DELETE FROM log_pending`)
+	refused(`UPDATE log_pending SET leaf_id = 9 WHERE leaf_id = 2`)
+	refused(`INSERT INTO leaves (at, actor, action, run_id, subject, body) VALUES ('', '', '', '', '', '')`, `INSERT INTO log_pending SELECT max(leaf_id) FROM leaves`)
+	for _, set := range []string{"log_entries SET log_index = 9", "log_entries SET leaf_id = 2", "log_hashes SET n = 9", "log_hashes SET hash = hash"} {
+		refused(`UPDATE ` + set)
+	}
+	refused(`INSERT INTO log_entries VALUES (1, 1)`)
+	refused(`INSERT INTO log_hashes VALUES (1, '')`)
+	refused(`UPDATE log_published SET size = 4`)
+	refused(`UPDATE log_published SET vault = 'other'`)
+	accepted(`UPDATE log_published SET size = 6`, `INSERT INTO log_published VALUES ('other', 1)`)
 
 	// Fences.
 	refused(`UPDATE leases SET fence = 6`)

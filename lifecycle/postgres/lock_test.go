@@ -532,6 +532,13 @@ func TestNothingIsLeft(t *testing.T) {
 	for name, seq := range map[string]func(context.Context) func(func() bool){
 		"Rows":   func(ctx context.Context) func(func() bool) { return each2(s.Rows(ctx, lifecycle.Query{})) },
 		"Sealed": func(ctx context.Context) func(func() bool) { return each2(s.Sealed(ctx, lifecycle.Query{})) },
+		"LeafRows": func(ctx context.Context) func(func() bool) {
+			r, err := s.Row(t.Context(), "a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return each2(s.LeafRows(ctx, r.IngestLeaf))
+		},
 	} {
 		for range seq(t.Context()) {
 			break

@@ -93,7 +93,9 @@ func TestNoWalks(t *testing.T) {
 		}},
 		{"VerifySegment", func(ctx context.Context) error { return s.VerifySegment(ctx, lease, "seg-1", nil, tick) }},
 		{"SoftDelete", func(ctx context.Context) error {
-			n, err := s.SoftDelete(ctx, lease, "seg-1", storetest.Start, members, tick)
+			leaf := tick
+			leaf.Subject = "seg-1"
+			n, err := s.SoftDelete(ctx, lease, "seg-1", storetest.Start, members, leaf)
 			if err == nil && n != some {
 				err = fmt.Errorf("%d", n)
 			}
@@ -119,6 +121,25 @@ func TestNoWalks(t *testing.T) {
 			return err
 		}},
 		{"SealedRow", func(ctx context.Context) error { _, err := s.SealedRow(ctx, ids[0]); return err }},
+		{"LeafRows", func(ctx context.Context) error {
+			for column, want := range map[string]int{"ingest_leaf": size, "archive_leaf": some} {
+				leaf, err := one(ctx, s.pool, (*columns).int, `SELECT `+column+` FROM lotkeeper.records WHERE record_id = $1`, ids[0])
+				if err != nil {
+					return err
+				}
+				n := 0
+				for _, err := range s.LeafRows(ctx, leaf) {
+					if err != nil {
+						return err
+					}
+					n++
+				}
+				if n != want {
+					return fmt.Errorf("%d of %s, want %d", n, column, want)
+				}
+			}
+			return nil
+		}},
 		{"Rows of a lot", func(ctx context.Context) error {
 			for _, err := range s.Rows(ctx, lifecycle.Query{TLC: "L-7"}) {
 				if err != nil {

@@ -132,7 +132,7 @@ func (s *Store) Info(ctx context.Context) (lifecycle.Info, error) {
 	i, err := one(ctx, s.pool, func(c *columns) lifecycle.Info {
 		return lifecycle.Info{CreatedAt: c.time(), Epoch: uint64(c.int()), TrustedTime: c.time(), NewestLeaf: scanLeaf(c)}
 	}, `SELECT m.created_at, m.epoch, m.trusted_time, l.* FROM lotkeeper.meta m,
-		(SELECT `+leafColumns+` FROM `+leafTables+` ORDER BY l.leaf_id DESC LIMIT 1) l`)
+		(`+selectLeaf+` ORDER BY l.leaf_id DESC LIMIT 1) l`)
 	if err != nil {
 		return i, fmt.Errorf("couldn't read the database's own row: %w", err)
 	}
@@ -392,10 +392,12 @@ func (s *Store) Classes(ctx context.Context, counted bool) ([]lifecycle.Class, e
 	return out, nil
 }
 
-// The columns of lifecycle.Leaf, in the order scanLeaf reads them.
+// The columns of lifecycle.Leaf, in the order scanLeaf reads them: the last is its
+// index. That is looked up for each leaf, since a planner that knows little of the
+// tables would read all of the log for a few.
 const (
-	leafColumns = `l.leaf_id, l.at, l.actor, l.action, l.run_id, l.subject, l.body, l.software, l.role, coalesce(e.log_index, -1) AS log_index`
-	leafTables  = `lotkeeper.leaves l LEFT JOIN lotkeeper.log_entries e ON e.leaf_id = l.leaf_id`
+	leafColumns = `l.leaf_id, l.at, l.actor, l.action, l.run_id, l.subject, l.body, l.software, l.role`
+	selectLeaf  = `SELECT ` + leafColumns + `, coalesce((SELECT e.log_index FROM lotkeeper.log_entries e WHERE e.leaf_id = l.leaf_id), -1) AS log_index FROM lotkeeper.leaves l`
 )
 
 func scanLeaf(c *columns) lifecycle.Leaf {
@@ -404,7 +406,7 @@ func scanLeaf(c *columns) lifecycle.Leaf {
 }
 
 func (s *Store) leaves(ctx context.Context, cond string, args ...any) ([]lifecycle.Leaf, error) {
-	out, err := all(ctx, s.pool, scanLeaf, `SELECT `+leafColumns+` FROM `+leafTables+` WHERE `+cond, args...)
+	out, err := all(ctx, s.pool, scanLeaf, selectLeaf+` WHERE `+cond, args...)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read the audit trail: %w", err)
 	}

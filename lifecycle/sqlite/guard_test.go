@@ -89,6 +89,10 @@ func guarded(t testing.TB) *sql.DB {
 		`INSERT INTO lineage VALUES (1, 1, 1, 'A', '', 'L-1', 'S')`,
 		`INSERT INTO legal_holds VALUES (2, 'has-one', 'set', `+someTime+`), (2, 'has-all', 'set', `+someTime+`)`,
 		`UPDATE legal_holds SET state = 'lifting' WHERE vault = 'has-all'`,
+		`INSERT INTO leaves (at, actor, action, run_id, subject, body) VALUES (`+someTime+`, '', 'waits', '', '', '{}')`,
+		`INSERT INTO log_entries VALUES (1, 1)`,
+		`INSERT INTO log_hashes VALUES (1, zeroblob(32))`,
+		`INSERT INTO log_published VALUES ('main', 5)`,
 		`COMMIT`)
 	for _, q := range setup {
 		if _, err := db.Exec(q); err != nil {
@@ -195,7 +199,7 @@ func TestGuards(t *testing.T) {
 		refused(fmt.Sprintf(`UPDATE records SET %s = '9' WHERE seq = 1`, column))
 		refused(fmt.Sprintf(`UPDATE OR REPLACE records SET %s = '9' WHERE seq = 1`, column))
 	}
-	for _, table := range []string{"records", "classes", "segments", "holds", "hold_scopes", "hold_traces", "hold_lots", "lineage", "merges", "leaves", "leases", "vaults"} {
+	for _, table := range []string{"records", "classes", "segments", "holds", "hold_scopes", "hold_traces", "hold_lots", "lineage", "merges", "leaves", "leases", "vaults", "log_entries", "log_hashes", "log_published"} {
 		refused(`DELETE FROM ` + table)
 		refused(`DELETE FROM ` + table + ` WHERE rowid = 1`)
 		// Over itself: REPLACE does not ask the triggers on deletion.
@@ -308,10 +312,30 @@ func TestGuards(t *testing.T) {
 	refused(`INSERT OR REPLACE INTO legal_holds SELECT segment_no, vault, 'set', '' FROM legal_holds`)
 
 	// The trail.
-	for _, column := range []string{"leaf_id", "at", "actor", "action", "run_id", "subject", "body"} {
+	for _, column := range []string{"leaf_id", "at", "actor", "action", "run_id", "subject", "body", "software", "role"} {
 		refused(fmt.Sprintf(`UPDATE leaves SET %s = 99`, column))
 	}
 	refused(`INSERT OR REPLACE INTO leaves (leaf_id, at, actor, action, run_id, subject, body) VALUES (1, '', '', '', '', '', '')`)
+
+	// The log. Leaf 1 has its index and could leave the queue, leaf 2 has none.
+	accepted(`DELETE FROM log_pending WHERE leaf_id = 1`)
+	refused(`DELETE FROM log_pending WHERE leaf_id = 2`)
+	refused(`DELETE FROM log_pending`)
+	accepted(`INSERT INTO log_entries VALUES (0, 2)`, `DELETE FROM log_pending`)
+	refused(`UPDATE log_pending SET leaf_id = 1 WHERE leaf_id = 2`)
+	refused(`UPDATE OR REPLACE log_pending SET leaf_id = 1 WHERE leaf_id = 2`)
+	refused(`INSERT OR REPLACE INTO log_pending VALUES (2)`)
+	for _, set := range []string{"log_entries SET log_index = 9", "log_entries SET leaf_id = 2", "log_hashes SET n = 9", "log_hashes SET hash = hash"} {
+		refused(`UPDATE ` + set)
+		refused(`UPDATE OR REPLACE ` + set)
+	}
+	refused(`INSERT OR REPLACE INTO log_entries VALUES (1, 2)`)
+	refused(`INSERT OR REPLACE INTO log_entries VALUES (0, 1)`)
+	refused(`INSERT INTO log_hashes VALUES (0, zeroblob(31))`)
+	refused(`UPDATE log_published SET size = 4`)
+	refused(`UPDATE log_published SET vault = 'other'`)
+	refused(`INSERT OR REPLACE INTO log_published VALUES ('main', 9)`)
+	accepted(`UPDATE log_published SET size = 6`, `INSERT INTO log_published VALUES ('other', 1)`)
 
 	// Fences.
 	refused(`UPDATE leases SET fence = 6`)

@@ -92,21 +92,24 @@ func (s *Store) record(t testing.TB, path string, mu *sync.Mutex, seen map[strin
 
 // fullScans are the statements that may read a table from end to end, and why.
 var fullScans = map[string]string{
-	`^SELECT r\.seq, .*\sWHERE (r\.state = '\w+' AND (r\.segment_no IS NOT NULL AND )?)?true\b`: "reports and exports without any of the selective filters below; a date range or part of a lot code has no index, which would cost every ingest",
-	`FROM records r WHERE true AND .*EXISTS \(SELECT 1 FROM asked3 s`:                           "a reach with a scope that names neither a record nor a lot: one pass for all of those",
-	`^SELECT state, count\(\*\) FROM records`:                                                   "Counts; a covering index",
-	`^SELECT DISTINCT tlc, tlc_source FROM records`:                                             "what a hold that matched nothing resembles",
-	`^SELECT record_id FROM records WHERE \(record_id LIKE`:                                     "the same",
-	`FROM holds h JOIN hold_scopes s .* WHERE (h\.released_at = ''|true)`:                       "all holds",
-	`FROM leaves WHERE true( AND action IN .*)? ORDER BY leaf_id$`:                              "the whole trail, or its few kinds of leaves",
-	`^SELECT leaf_id, .* FROM leaves ORDER BY leaf_id DESC LIMIT 1$`:                            "the end of it",
-	`^SELECT run_id, .* FROM runs ORDER BY started_at DESC`:                                     "a page of them",
-	`^SELECT run_id FROM runs WHERE kind = \? AND status = 'running'`:                           "as many as there were runs",
-	`FROM segments g JOIN classes c .* WHERE (true|g\.state IN)`:                                "as many as there are segments",
-	`FROM segment_copies\s+WHERE segment_no IN`:                                                 "the same",
-	`FROM vaults v LEFT JOIN \(segment_copies`:                                                  "the same, for each vault",
-	`FROM segments g (LEFT JOIN segment_copies .*)?WHERE g\.state IN`:                           "the same, when a vault comes to count",
-	`FROM segments g WHERE g\.state IN .* WHERE NOT EXISTS \(SELECT 1 FROM vaults`:              "the same, when one is added",
+	`^SELECT r\.seq, .*\sWHERE (r\.state = '\w+' AND (r\.segment_no IS NOT NULL AND )?)?true\b`:               "reports and exports without any of the selective filters below; a date range or part of a lot code has no index, which would cost every ingest",
+	`FROM records r WHERE true AND .*EXISTS \(SELECT 1 FROM asked3 s`:                                         "a reach with a scope that names neither a record nor a lot: one pass for all of those",
+	`^SELECT state, count\(\*\) FROM records`:                                                                 "Counts; a covering index",
+	`^SELECT DISTINCT tlc, tlc_source FROM records`:                                                           "what a hold that matched nothing resembles",
+	`^SELECT record_id FROM records WHERE \(record_id LIKE`:                                                   "the same",
+	`FROM holds h JOIN hold_scopes s .* WHERE (h\.released_at = ''|true)`:                                     "all holds",
+	`FROM leaves l LEFT JOIN .* WHERE true( AND l\.(actor =|at [<>]|action IN).*)? ORDER BY l\.leaf_id LIMIT`: "the whole trail, or what no index leads to",
+	`FROM leaves l LEFT JOIN .* ORDER BY l\.leaf_id DESC LIMIT 1$`:                                            "the end of it",
+	`FROM log_pending p JOIN leaves l .* LIMIT`:                                                               "the front of the queue",
+	`^SELECT \w\.leaf_id FROM .*\sWHERE NOT EXISTS`:                                                           "StrayLeaves, which reads all of them",
+	`count\(\*\) FROM log_pending`:                                                                            "how many wait",
+	`^SELECT run_id, .* FROM runs ORDER BY started_at DESC`:                                                   "a page of them",
+	`^SELECT run_id FROM runs WHERE kind = \? AND status = 'running'`:                                         "as many as there were runs",
+	`FROM segments g JOIN classes c .* WHERE (true|g\.state IN)`:                                              "as many as there are segments",
+	`FROM segment_copies\s+WHERE segment_no IN`:                                                               "the same",
+	`FROM vaults v LEFT JOIN \(segment_copies`:                                                                "the same, for each vault",
+	`FROM segments g (LEFT JOIN segment_copies .*)?WHERE g\.state IN`:                                         "the same, when a vault comes to count",
+	`FROM segments g WHERE g\.state IN .* WHERE NOT EXISTS \(SELECT 1 FROM vaults`:                            "the same, when one is added",
 }
 
 // selective are the filters of a Query by which few rows are found.
@@ -370,6 +373,9 @@ func fillTables(t testing.TB, s *Store) {
 		`INSERT INTO hold_traces (scope_no) SELECT scope_no FROM hold_scopes WHERE trace <> ''`,
 		`INSERT INTO hold_lots (scope_no, tlc, tlc_source) SELECT t.scope_no, 'LOT-' || (t.scope_no + j.value), '' FROM hold_traces t, json_each('[1,2,3,4,5]') j`,
 		`UPDATE hold_traces SET traced_to = 2000, expanded_to = (SELECT max(lot_no) FROM hold_lots)`,
+		`INSERT INTO log_entries SELECT leaf_id - 1, leaf_id FROM leaves WHERE leaf_id <= 1500`,
+		`DELETE FROM log_pending WHERE leaf_id <= 1500`,
+		numbers(3000)+`INSERT INTO log_hashes SELECT i - 1, zeroblob(32) FROM n`,
 		`INSERT INTO runs SELECT 'run-' || hold_no, 'sweep', '', '2020-01-01T00:00:00.000000000Z', '', 'done', '' FROM holds`,
 		`COMMIT`)
 }

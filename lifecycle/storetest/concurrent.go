@@ -173,6 +173,9 @@ func cancelled(k *kit) {
 	for name, read := range map[string]func(context.Context, func()) error{
 		"Rows":   func(ctx context.Context, seen func()) error { return drain(k.Rows(ctx, lifecycle.Query{}), seen) },
 		"Sealed": func(ctx context.Context, seen func()) error { return drain(k.Sealed(ctx, lifecycle.Query{}), seen) },
+		"LeafRows": func(ctx context.Context, seen func()) error {
+			return drain(k.LeafRows(ctx, k.newest(lifecycle.ActionIngested).ID), seen)
+		},
 	} {
 		ctx, cancel := context.WithCancel(k.ctx)
 		if err := read(ctx, cancel); err != nil && !errors.Is(err, context.Canceled) {

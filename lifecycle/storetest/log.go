@@ -175,6 +175,9 @@ func sequenced(k *kit) {
 
 // sequenceMany: more leaves than one transaction takes.
 func sequenceMany(k *kit) {
+	if k.raw == nil {
+		k.Skip("the harness cannot write leaves at one go")
+	}
 	n := int64(many(11_000))
 	k.ok(k.raw(fmt.Sprintf(`INSERT INTO leaves (at, actor, action, run_id, subject, body)
 		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d) SELECT '2026-11-21T10:00:00.000000000Z', 'another program', 'tick', '', '', '{}' FROM n`, n)))

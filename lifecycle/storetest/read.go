@@ -186,8 +186,13 @@ func iterators(k *kit) {
 		all = append(all, row(fmt.Sprint(i), expired))
 	}
 	k.take(all...)
+	ingested := k.newest(lifecycle.ActionIngested).ID
 	for range 50 {
 		for _, err := range k.Rows(k.ctx, lifecycle.Query{}) {
+			k.ok(err)
+			break
+		}
+		for _, err := range k.LeafRows(k.ctx, ingested) {
 			k.ok(err)
 			break
 		}
