@@ -115,20 +115,8 @@ func (s *Store) place(ctx context.Context, p lifecycle.Placement) error {
 		if err != nil || placed > 0 {
 			return err // placed before, and the acknowledgement got lost
 		}
-		if p.Hold.Reference != "" {
-			// Two that place it at once meet at the unique index, and the second
-			// finds the first here when it is tried again.
-			other, err := one(ctx, tx, (*columns).text, `SELECT hold_id FROM lotkeeper.holds WHERE kind = $1 AND reference = $2 AND reference <> '' AND released_at = ''`,
-				string(p.Hold.Kind), p.Hold.Reference)
-			if err == nil && other == p.Hold.ID {
-				return nil // placed since the look before
-			}
-			if err == nil {
-				return &lifecycle.ReferenceTaken{HoldID: other}
-			}
-			if !errors.Is(err, pgx.ErrNoRows) {
-				return err
-			}
+		if err := free(ctx, tx, &p.Hold); err != nil {
+			return err
 		}
 		if err := insertHold(ctx, tx, &p.Hold); err != nil {
 			return err
@@ -136,6 +124,21 @@ func (s *Store) place(ctx context.Context, p lifecycle.Placement) error {
 		_, err = tx.appendLeaf(ctx, p.Leaf)
 		return err
 	})
+}
+
+// free says whether an open hold has the reference, as *lifecycle.ReferenceTaken. Two
+// that place it at once meet at the unique index, and the second finds the first here
+// when it is tried again.
+func free(ctx context.Context, tx *txn, h *lifecycle.Hold) error {
+	other, err := one(ctx, tx, (*columns).text, `SELECT hold_id FROM lotkeeper.holds WHERE kind = $1 AND reference = $2 AND reference <> '' AND released_at = ''`,
+		string(h.Kind), h.Reference)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows), err == nil && other == h.ID: // placed since the look before
+		return nil
+	case err == nil:
+		return &lifecycle.ReferenceTaken{HoldID: other}
+	}
+	return err
 }
 
 func (s *Store) Extend(ctx context.Context, id string, scopes []lifecycle.Scope, leaf lifecycle.Leaf) error {

@@ -127,6 +127,9 @@ func (tx *txn) take(ctx context.Context, leafID int64, leaf lifecycle.Leaf, e li
 		if err != nil || n > 0 {
 			return err
 		}
+		if err := free(ctx, tx, &e.Hold); err != nil {
+			return err
+		}
 		return insertHold(ctx, tx, &e.Hold)
 	case lifecycle.HoldExtended:
 		no, err := one(ctx, tx, (*columns).int, `SELECT hold_no FROM lotkeeper.holds WHERE hold_id = $1 FOR UPDATE`, e.ID)

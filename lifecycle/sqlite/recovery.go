@@ -20,7 +20,7 @@ func recovering(ctx context.Context, tx *sql.Tx, fn func() error) error {
 	if err := fn(); err != nil {
 		return err
 	}
-	_, err := tx.ExecContext(ctx, `DELETE FROM recovering`)
+	_, err := tx.ExecContext(ctx, `DELETE FROM recovering WHERE one = 1`)
 	return err
 }
 

@@ -99,6 +99,9 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"SequenceMany", sequenceMany},
 		{"SequenceConcurrently", sequenceConcurrently},
 		{"Published", published},
+		{"Rebase", rebase},
+		{"Replay", replay},
+		{"ReplayArchived", replayArchived},
 
 		{"TrustedTime", trustedTime},
 		{"AcceptClock", acceptClock},

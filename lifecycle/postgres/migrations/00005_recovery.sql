@@ -7,9 +7,9 @@
 -- committed, for what it refers to is never there: it is taken away in the same
 -- transaction, or nothing has happened. Nobody but the owner can make it, and all may
 -- look whether it is there, as the guards of what they do have to.
-CREATE TABLE lotkeeper.nothing (one integer PRIMARY KEY CHECK (one <> 1));
+CREATE TABLE lotkeeper.never (one integer PRIMARY KEY CHECK (one <> 1));
 CREATE TABLE lotkeeper.recovering (
-    one integer PRIMARY KEY CHECK (one = 1) REFERENCES lotkeeper.nothing DEFERRABLE INITIALLY DEFERRED
+    one integer PRIMARY KEY CHECK (one = 1) REFERENCES lotkeeper.never DEFERRABLE INITIALLY DEFERRED
 );
 GRANT SELECT ON lotkeeper.recovering TO PUBLIC;
 
@@ -23,7 +23,7 @@ BEGIN
     -- Each record is looked up for itself, which LATERAL with LIMIT says to a planner
     -- that knows nothing of how many rows these are. What was archived already and
     -- changes in another way may be held.
-    IF NOT EXISTS (SELECT FROM lotkeeper.recovering) AND EXISTS (SELECT FROM lotkeeper.holds h WHERE h.released_at = '')
+    IF NOT EXISTS (SELECT FROM lotkeeper.recovering WHERE one = 1) AND EXISTS (SELECT FROM lotkeeper.holds h WHERE h.released_at = '')
        AND (SELECT count(*) FROM (SELECT seq FROM before b WHERE b.state = 'active' OFFSET 0) b JOIN (SELECT * FROM after a WHERE a.state = 'archived' OFFSET 0) a USING (seq), LATERAL (
             SELECT FROM lotkeeper.hold_scopes s JOIN lotkeeper.holds h USING (hold_no)
              WHERE s.record_id = a.record_id AND h.released_at = '' AND lotkeeper.matches(s, a.tlc, a.tlc_source, a.location, a.product, a.event_type, a.event_at)
@@ -59,7 +59,7 @@ BEGIN
        AND NOT (OLD.state = 'executing' AND NEW.state = 'destroyed') THEN
         RAISE EXCEPTION 'illegal move of a class''s state' USING ERRCODE = 'restrict_violation';
     END IF;
-    IF EXISTS (SELECT FROM lotkeeper.recovering) THEN
+    IF EXISTS (SELECT FROM lotkeeper.recovering WHERE one = 1) THEN
         RETURN NEW;
     END IF;
     IF EXISTS (SELECT FROM lotkeeper.deks d WHERE d.class_no = OLD.class_no) THEN
@@ -75,7 +75,7 @@ END $$;
 -- +goose StatementBegin
 CREATE FUNCTION lotkeeper.log_kept() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'DELETE' AND EXISTS (SELECT FROM lotkeeper.recovering) THEN
+    IF TG_OP = 'DELETE' AND EXISTS (SELECT FROM lotkeeper.recovering WHERE one = 1) THEN
         RETURN OLD;
     END IF;
     RAISE EXCEPTION 'the log never changes' USING ERRCODE = 'restrict_violation', TABLE = TG_TABLE_NAME;
@@ -90,7 +90,7 @@ CREATE TRIGGER log_hashes_kept BEFORE UPDATE OR DELETE ON lotkeeper.log_hashes
 -- +goose StatementBegin
 CREATE FUNCTION lotkeeper.log_published_forward() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NEW.vault <> OLD.vault OR NEW.size < OLD.size AND NOT EXISTS (SELECT FROM lotkeeper.recovering) THEN
+    IF NEW.vault <> OLD.vault OR NEW.size < OLD.size AND NOT EXISTS (SELECT FROM lotkeeper.recovering WHERE one = 1) THEN
         RAISE EXCEPTION 'what is published only grows' USING ERRCODE = 'restrict_violation', TABLE = TG_TABLE_NAME;
     END IF;
     RETURN NEW;
@@ -104,7 +104,7 @@ CREATE TRIGGER log_published_forward BEFORE UPDATE ON lotkeeper.log_published
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION lotkeeper.leaves_authenticated() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM lotkeeper.recovering) THEN
+    IF NOT EXISTS (SELECT FROM lotkeeper.recovering WHERE one = 1) THEN
         NEW.role := session_user;
     END IF;
     RETURN NEW;
@@ -117,7 +117,7 @@ DECLARE
     t text;
     guard record;
 BEGIN
-    FOREACH t IN ARRAY ARRAY['nothing', 'recovering'] LOOP
+    FOREACH t IN ARRAY ARRAY['never', 'recovering'] LOOP
         EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON lotkeeper.%I FOR EACH STATEMENT EXECUTE FUNCTION lotkeeper.refuse(%L)',
                        t || '_emptied', t, 'nothing here is deleted at one go');
     END LOOP;

@@ -6,9 +6,9 @@
 -- transaction here, and some guards below let it pass; no others do. The mark cannot be
 -- committed, for what it refers to is never there: it is taken away in the same
 -- transaction, or nothing has happened.
-CREATE TABLE nothing (one INTEGER PRIMARY KEY CHECK (one <> 1));
+CREATE TABLE never (one INTEGER PRIMARY KEY CHECK (one <> 1));
 CREATE TABLE recovering (
-    one INTEGER PRIMARY KEY CHECK (one = 1) REFERENCES nothing DEFERRABLE INITIALLY DEFERRED
+    one INTEGER PRIMARY KEY CHECK (one = 1) REFERENCES never DEFERRABLE INITIALLY DEFERRED
 );
 
 DROP TRIGGER records_archived;
@@ -19,7 +19,7 @@ BEGIN
     SELECT RAISE(ABORT, 'archived without a verified segment')
      WHERE NOT EXISTS (SELECT 1 FROM segments g WHERE g.segment_no = NEW.segment_no AND g.state = 'verified');
     SELECT RAISE(ABORT, 'archived under a hold')
-     WHERE NOT EXISTS (SELECT 1 FROM recovering) AND (
+     WHERE NOT EXISTS (SELECT 1 FROM recovering WHERE one = 1) AND (
            EXISTS (SELECT 1 FROM hold_scopes s CROSS JOIN holds h ON h.hold_no = s.hold_no
                     WHERE s.record_id = NEW.record_id AND h.released_at = ''
                       AND (s.tlc IS NULL OR s.tlc = NEW.tlc)
@@ -63,28 +63,28 @@ BEGIN
        AND NOT (OLD.state = 'condemned' AND NEW.state = 'executing')
        AND NOT (OLD.state = 'executing' AND NEW.state = 'destroyed');
     SELECT RAISE(ABORT, 'the class still has DEKs')
-     WHERE EXISTS (SELECT 1 FROM deks d WHERE d.class_no = OLD.class_no) AND NOT EXISTS (SELECT 1 FROM recovering);
+     WHERE EXISTS (SELECT 1 FROM deks d WHERE d.class_no = OLD.class_no) AND NOT EXISTS (SELECT 1 FROM recovering WHERE one = 1);
     SELECT RAISE(ABORT, 'the class still has active records')
-     WHERE EXISTS (SELECT 1 FROM records r WHERE r.class_no = OLD.class_no AND r.state = 'active') AND NOT EXISTS (SELECT 1 FROM recovering);
+     WHERE EXISTS (SELECT 1 FROM records r WHERE r.class_no = OLD.class_no AND r.state = 'active') AND NOT EXISTS (SELECT 1 FROM recovering WHERE one = 1);
 END;
 -- +goose StatementEnd
 
 DROP TRIGGER log_entries_kept;
 -- +goose StatementBegin
 CREATE TRIGGER log_entries_kept BEFORE DELETE ON log_entries
-WHEN NOT EXISTS (SELECT 1 FROM recovering)
+WHEN NOT EXISTS (SELECT 1 FROM recovering WHERE one = 1)
 BEGIN SELECT RAISE(ABORT, 'the log is never shortened'); END;
 -- +goose StatementEnd
 DROP TRIGGER log_hashes_kept;
 -- +goose StatementBegin
 CREATE TRIGGER log_hashes_kept BEFORE DELETE ON log_hashes
-WHEN NOT EXISTS (SELECT 1 FROM recovering)
+WHEN NOT EXISTS (SELECT 1 FROM recovering WHERE one = 1)
 BEGIN SELECT RAISE(ABORT, 'the log is never shortened'); END;
 -- +goose StatementEnd
 DROP TRIGGER log_published_forward;
 -- +goose StatementBegin
 CREATE TRIGGER log_published_forward BEFORE UPDATE ON log_published
-WHEN NEW.vault <> OLD.vault OR NEW.size < OLD.size AND NOT EXISTS (SELECT 1 FROM recovering)
+WHEN NEW.vault <> OLD.vault OR NEW.size < OLD.size AND NOT EXISTS (SELECT 1 FROM recovering WHERE one = 1)
 BEGIN SELECT RAISE(ABORT, 'what is published only grows'); END;
 -- +goose StatementEnd
 
