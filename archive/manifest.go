@@ -266,7 +266,7 @@ func (m *Manifest) check() error {
 	}
 	ids := make(map[string]struct{}, len(m.Entries))
 	sums := make(map[Hash]struct{}, len(m.Entries))
-	var t tree
+	var t Tree
 	for i, e := range m.Entries {
 		sum, ok := parseHash(e.Checksum)
 		if !ok {
@@ -286,9 +286,9 @@ func (m *Manifest) check() error {
 		}
 		ids[e.RecordID] = struct{}{}
 		sums[sum] = struct{}{}
-		t.add(sum)
+		t.Add(sum)
 	}
-	if root := Hash(t.root()); root != m.Root {
+	if root := Hash(t.Root()); root != m.Root {
 		return fmt.Errorf("merkle_root %s, but %s over the entries", m.Root, root)
 	}
 	return nil

@@ -10,21 +10,22 @@ import (
 // of its lines: the leaf hash of a checksum is SHA-256(0x00 || its 32 bytes), a
 // node SHA-256(0x01 || left || right). Root of nothing is SHA-256 of nothing.
 func Root(checksums [][32]byte) [32]byte {
-	var t tree
+	var t Tree
 	for _, sum := range checksums {
-		t.add(sum)
+		t.Add(sum)
 	}
-	return t.root()
+	return t.Root()
 }
 
-// A tree computes a Merkle tree hash in one pass. It keeps the roots of the
+// A Tree computes a Merkle tree hash in one pass. It keeps the roots of the
 // perfect subtrees so far, one for each bit set in n, widest first.
-type tree struct {
+type Tree struct {
 	n        uint64
 	subtrees []tlog.Hash
 }
 
-func (t *tree) add(checksum [32]byte) {
+// Add adds the next checksum.
+func (t *Tree) Add(checksum [32]byte) {
 	h := tlog.RecordHash(checksum[:])
 	for bit := t.n; bit&1 == 1; bit >>= 1 {
 		last := len(t.subtrees) - 1
@@ -35,7 +36,8 @@ func (t *tree) add(checksum [32]byte) {
 	t.n++
 }
 
-func (t *tree) root() [32]byte {
+// Root is the Merkle tree hash of what was added so far.
+func (t *Tree) Root() [32]byte {
 	if t.n == 0 {
 		return sha256.Sum256(nil)
 	}

@@ -85,7 +85,7 @@ type Writer struct {
 	enc     *zstd.Encoder  // nil once closed or failed
 	plain   hash.Hash
 	size    int64
-	tree    tree
+	tree    Tree
 	entries []Entry
 	ids     map[string]struct{}
 	sums    map[[32]byte]struct{}
@@ -146,7 +146,7 @@ func (w *Writer) Write(recordID string, line []byte, index json.RawMessage) erro
 		w.plain.Write(p)
 		w.size += int64(len(p))
 	}
-	w.tree.add(sum)
+	w.tree.Add(sum)
 	w.entries = append(w.entries, entry)
 	w.ids[recordID] = struct{}{}
 	w.sums[sum] = struct{}{}
@@ -232,7 +232,7 @@ func (w *Writer) Close() (*Sealed, error) {
 		Entries:         w.entries,
 		PlaintextSHA256: [32]byte(w.plain.Sum(nil)),
 		ObjectSHA256:    [32]byte(w.object.hash.Sum(nil)),
-		Root:            w.tree.root(),
+		Root:            w.tree.Root(),
 		PlaintextSize:   w.size,
 		ObjectSize:      w.object.n,
 	}, nil

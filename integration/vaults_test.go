@@ -138,7 +138,7 @@ func TestSweepIntoBuckets(t *testing.T) {
 	for _, vaults := range [][]archive.Vault{{eastVault}, {westVault}} {
 		e.Vaults = vaults
 		read := 0
-		for _, err := range e.Export(ctx, lifecycle.Query{}) {
+		for _, err := range e.Export(ctx, lifecycle.Query{}, false) {
 			if err != nil {
 				t.Fatalf("from %s: %v", vaults[0].Name(), err)
 			}

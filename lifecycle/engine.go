@@ -57,6 +57,10 @@ type Limits struct {
 	// ClockSkew is how far the clock may be from a vault's, or behind the
 	// newest leaf.
 	ClockSkew time.Duration
+	// ExportRecords is how many records one identity may be given on a UTC day; 0 is
+	// no limit. The identity is the database's role if the server has roles, else the
+	// actor.
+	ExportRecords int
 	// Identity is the kind of age identity of new segments.
 	Identity string
 }

@@ -416,8 +416,8 @@ func checkNothingLost(t *testing.T, w *world, at string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		line, err := w.Line(ctx, r.RecordID)
-		if err != nil || !bytes.Contains(line, []byte(r.RecordID)) {
+		f, err := w.Line(ctx, r.RecordID, false)
+		if err != nil || !bytes.Contains(f.Line, []byte(r.RecordID)) {
 			t.Fatalf("after %s, record %s (%s) cannot be read: %v", at, r.RecordID, r.State, err)
 		}
 	}
@@ -484,7 +484,7 @@ func checkDone(t *testing.T, w *world, held ...string) {
 		if len(v.History) == 0 || v.History[0].Action != lifecycle.ActionIngested {
 			t.Errorf("record %s has no trace of its ingest: %+v", id, v.History)
 		}
-		if _, err := w.Line(ctx, id); err != nil {
+		if _, err := w.Line(ctx, id, false); err != nil {
 			t.Errorf("record %s cannot be read: %v", id, err)
 		}
 		if held := len(v.Holds); strings.HasPrefix(id, "held") && held != 1 {

@@ -90,7 +90,7 @@ func (e *Engine) Ingest(ctx context.Context, inputs []Input, opt IngestOptions) 
 	}
 	run := Run{ID: in.runID, Kind: "ingest", Actor: e.Actor, StartedAt: in.now}
 	if _, err := e.Store.BeginRun(ctx, run, e.leaf(in.now, ActionRunStarted, run.ID, run.ID, map[string]any{"kind": run.Kind, "files": names})); err != nil {
-		return in.res, err
+		return res, err // without a run: none has begun
 	}
 	for _, f := range inputs {
 		if err = in.readFile(ctx, f); err != nil {

@@ -140,7 +140,9 @@ func (e *Engine) RecoverKeyring(ctx context.Context) (KeyringRecovery, error) {
 			return res, fmt.Errorf("couldn't shred again: %w", err)
 		}
 		intent := e.leaf(now, ActionShredIntent, "", "", map[string]any{"classes": permit.Classes(), "again": true})
-		if err := e.Store.Append(ctx, intent); err != nil {
+		// By way of accepting the epoch that is logged already: who may not accept the
+		// keyring in the end must not have destroyed anything before.
+		if err := e.Store.AcceptKeyring(ctx, info.Epoch, intent); err != nil {
 			return res, err
 		}
 		if err := e.publishBefore(ctx, "destroying keys again"); err != nil {

@@ -1,6 +1,8 @@
 package lifecycle
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"time"
 
@@ -78,11 +80,29 @@ const (
 	ActionKeyringMended  = "keyring-recovered"
 	ActionIdentityShown  = "identity-disclosed"
 	ActionRecovered      = "recovered"
+	ActionExportBegun    = "export-begun"
+	ActionUnmasked       = "unmasked"
+	ActionExportLimit    = "export-limit"
+	ActionExported       = "exported"
+	ActionReported       = "reported"
+	ActionVerifyDone     = "verify-finished"
+	ActionDryRun         = "dry-run"
+	ActionRefused        = "refused"
 	ActionVaultAdded     = "vault-added"
 	ActionVaultCopied    = "vault-copied"
 	ActionVaultActive    = "vault-active"
 	ActionVaultRetiring  = "vault-retiring"
 )
+
+// Actions lists them, for whoever chooses from them.
+var Actions = []string{
+	ActionInit, ActionRunStarted, ActionRunFinished, ActionRunInterrupted, ActionClassOpened, ActionIngested,
+	ActionHoldPlaced, ActionHoldExtended, ActionHoldReleased, ActionHoldEnded, ActionLegalHoldSet, ActionLegalHoldOff, ActionLegalHoldGone,
+	ActionStaged, ActionVerified, ActionAbandoned, ActionArchived, ActionSettled, ActionResealed,
+	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionClockAccepted, ActionKeyringMended, ActionIdentityShown,
+	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionDryRun, ActionRefused,
+	ActionVaultAdded, ActionVaultCopied, ActionVaultActive, ActionVaultRetiring,
+}
 
 // With adds one field to the leaf's body: what only the Store knows, such as
 // how many rows its statement changed.
@@ -122,4 +142,15 @@ func (e *Engine) leaf(at time.Time, action, runID, subject string, body any) Lea
 		panic(err) // bodies are maps and structs of plain values
 	}
 	return Leaf{At: at.UTC(), Actor: e.Actor, Action: action, RunID: runID, Subject: subject, Body: b, Software: e.Software}
+}
+
+// hashOf is the SHA-256, in hex, of a result as -o jsonl prints it, without the newline.
+func hashOf(result any) string {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(result); err != nil {
+		panic(err) // results are structs of plain values
+	}
+	return hexOf(sha256.Sum256(bytes.TrimSuffix(b.Bytes(), []byte("\n"))))
 }

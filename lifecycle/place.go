@@ -206,7 +206,8 @@ func (e *Engine) late(ctx context.Context, r Reach) ([]LateView, error) {
 // plannedLots is how many lots a dry run lists.
 const plannedLots = 100
 
-// WouldPlace says what a hold would cover, and changes nothing.
+// WouldPlace says what a hold would cover, and changes nothing. The trail has what it
+// said.
 func (e *Engine) WouldPlace(ctx context.Context, req PlaceRequest) (PlaceResult, error) {
 	if err := e.checkPlace(req); err != nil {
 		return PlaceResult{}, fmt.Errorf("couldn't plan the hold: %w", err)
@@ -216,7 +217,10 @@ func (e *Engine) WouldPlace(ctx context.Context, req PlaceRequest) (PlaceResult,
 		return PlaceResult{}, fmt.Errorf("couldn't plan the hold: %w", err)
 	}
 	e.near(ctx, &res, req.Scopes)
-	return res, nil
+	now := e.Now()
+	return res, e.Store.Append(ctx, e.leaf(now, ActionDryRun, "", "", map[string]any{
+		"of": "hold", "as_of": cte.FormatTime(now), "scopes": req.Scopes, "covered": res.Covered, "result_sha256": hashOf(res),
+	}))
 }
 
 func (e *Engine) plan(ctx context.Context, res *PlaceResult, scopes []Scope) error {
@@ -293,7 +297,12 @@ func (s *sweep) endHolds(ctx context.Context) error {
 		}
 		reason := fmt.Sprintf("placed until %s, which has come", cte.FormatTime(h.Until))
 		leaf := s.leaf(s.Now(), ActionHoldEnded, s.lease.RunID, h.ID, map[string]any{"reason": reason})
-		if err := s.Store.Release(ctx, h.ID, reason, leaf); err != nil && !errors.Is(err, ErrReleased) {
+		err := s.Store.Release(ctx, h.ID, reason, leaf)
+		if errors.Is(err, ErrHeld) {
+			s.Log.Warn().Str("hold_id", h.ID).Msg("the hold's end has come by this clock and not by the database's: the next sweep ends it")
+			continue
+		}
+		if err != nil && !errors.Is(err, ErrReleased) {
 			return fmt.Errorf("couldn't end hold %s: %w", h.ID, err)
 		}
 		s.Log.Info().Str("hold_id", h.ID).Msg("hold ended: " + reason)

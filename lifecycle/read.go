@@ -13,7 +13,7 @@ import (
 	"github.com/lotkeeper/lotkeeper/shred"
 )
 
-// HotLine opens a record's canonical line from the hot store alone.
+// HotLine opens a record's canonical line from the hot store alone, and tells nobody.
 // shred.ErrDestroyed once its DEK is dropped or its class key is gone.
 func (e *Engine) HotLine(ctx context.Context, id string) ([]byte, error) {
 	r, err := e.Store.SealedRow(ctx, id)
@@ -23,45 +23,12 @@ func (e *Engine) HotLine(ctx context.Context, id string) ([]byte, error) {
 	return e.keyring().unseal(ctx, &r)
 }
 
-// Line finds a record's canonical line wherever it lives, checked against its
-// checksum: in the hot store, or in the first vault that has it unchanged.
-func (e *Engine) Line(ctx context.Context, id string) ([]byte, error) {
-	r, err := e.Store.Row(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	if r.State == Purged {
-		return nil, fmt.Errorf("record %s was purged, no readable copy is left: %w", id, shred.ErrDestroyed)
-	}
-	for f, err := range e.Export(ctx, Query{RecordIDs: []string{id}}) {
-		return f.Line, err
-	}
-	return nil, fmt.Errorf("record %s: %w", id, ErrNotFound)
+func purged(id string) error {
+	return fmt.Errorf("record %s was purged, no readable copy is left: %w", id, shred.ErrDestroyed)
 }
 
-// Found is a record's row with its canonical line.
-type Found struct {
-	Row  Row
-	Line []byte
-}
-
-// Unreadable is a record that an export has to leave out: no copy that can be
-// reached has the line that its checksum names.
-type Unreadable struct {
-	RecordID string
-	Err      error
-}
-
-func (u *Unreadable) Error() string {
-	return fmt.Sprintf("record %s cannot be read: %v", u.RecordID, u.Err)
-}
-func (u *Unreadable) Unwrap() error { return u.Err }
-
-// Export yields the records of a query with their lines, wherever they live:
-// the hot ones first, then the archived ones segment by segment, each segment
-// read once. An *Unreadable is about that record alone, and the next one
-// follows; any other error is the end.
-func (e *Engine) Export(ctx context.Context, q Query) iter.Seq2[Found, error] {
+// find yields the records of a query with their lines, as Export does.
+func (e *Engine) find(ctx context.Context, q Query) iter.Seq2[Found, error] {
 	return func(yield func(Found, error) bool) {
 		x := &export{Engine: e, keys: e.keyring(), left: q.Limit, yield: yield}
 		// An older database beside an older keyring could still open what was destroyed.
@@ -95,7 +62,7 @@ func (e *Engine) Export(ctx context.Context, q Query) iter.Seq2[Found, error] {
 	}
 }
 
-// export is the state of one Export.
+// export is the state of one find.
 type export struct {
 	*Engine
 	keys    *keyring
@@ -145,7 +112,7 @@ func (x *export) hot(ctx context.Context, r *Sealed) {
 	if err != nil {
 		err = &Unreadable{r.RecordID, err}
 	}
-	x.give(Found{r.Row, line}, err)
+	x.give(Found{Row: r.Row, Line: line}, err)
 }
 
 // flush gives the rows of one segment, from as many vaults as it takes. Each
@@ -178,7 +145,7 @@ func (x *export) flush(ctx context.Context) {
 			sum := cte.Checksum(line)
 			if r := want[sum]; r != nil {
 				delete(want, sum)
-				x.give(Found{*r, append([]byte(nil), line...)}, nil)
+				x.give(Found{Row: *r, Line: append([]byte(nil), line...)}, nil)
 			}
 			if x.done || len(want) == 0 {
 				return enough

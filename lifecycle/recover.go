@@ -179,6 +179,9 @@ func (k *keyring) identity(ctx context.Context, g *Segment) (age.Identity, error
 }
 
 func (k *keyring) secret(ctx context.Context, g *Segment) (string, error) {
+	if g.WrappedIdentity == nil {
+		return "", fmt.Errorf("couldn't read the wrapped identity of segment %s: %w", g.ID, ErrDenied)
+	}
 	key, err := k.key(ctx, g.Class)
 	if err != nil {
 		return "", err

@@ -290,7 +290,7 @@ func TestSweepBetweenAnyTwoCalls(t *testing.T) {
 		},
 		"line": func(t *testing.T, w *world) {
 			for _, id := range []string{"a-2", "held-1", "young-1"} {
-				if _, err := w.Line(ctx, id); err != nil {
+				if _, err := w.Line(ctx, id, false); err != nil {
 					t.Error(err)
 				}
 			}
@@ -494,7 +494,7 @@ func TestDamagedIdentity(t *testing.T) {
 				if v := w.view(id); v.State != lifecycle.Archived {
 					t.Errorf("%s is %s", id, v.State)
 				}
-				if _, err := w.Line(ctx, id); err != nil {
+				if _, err := w.Line(ctx, id, false); err != nil {
 					t.Error(err)
 				}
 			}
@@ -789,7 +789,7 @@ func TestHeldForYears(t *testing.T) {
 		if v.Class != month || v.State != lifecycle.Held {
 			t.Errorf("%s is %s in class %s", id, v.State, v.Class)
 		}
-		if _, err := w.Line(ctx, id); err != nil {
+		if _, err := w.Line(ctx, id, false); err != nil {
 			t.Error(err)
 		}
 		if err := w.Release(ctx, v.Holds[0].HoldID, "closed"); err != nil {
@@ -932,7 +932,7 @@ func TestEverythingAtOnce(t *testing.T) {
 			if res, err := third.Verify(ctx); err != nil || len(res.Mismatches)+len(res.Missing) > 0 {
 				t.Errorf("verify: %+v %v", res, err)
 			}
-			for _, err := range third.Export(ctx, lifecycle.Query{}) {
+			for _, err := range third.Export(ctx, lifecycle.Query{}, false) {
 				if err != nil {
 					t.Errorf("export: %v", err)
 				}

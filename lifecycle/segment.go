@@ -503,7 +503,7 @@ func (s *sweep) settle(ctx context.Context, g *Segment, members []Member) (archi
 			return archived, err
 		}
 	}
-	leaf := s.leaf(s.Now(), ActionSettled, s.lease.RunID, g.ID, map[string]any{"archived": archived, "kept": len(members) - archived})
+	leaf := s.leaf(s.Now(), ActionSettled, s.lease.RunID, g.ID, map[string]any{"archived": archived})
 	return archived, s.Store.SettleSegment(ctx, s.lease, g.ID, leaf)
 }
 

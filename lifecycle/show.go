@@ -141,43 +141,20 @@ func (e *Engine) View(ctx context.Context, id string) (RecordView, error) {
 // the holds that cover or covered it, into one order, and follows its state
 // through them.
 func (e *Engine) history(ctx context.Context, r *Row) ([]HistoryView, error) {
-	leaves, err := e.Store.RecordLeaves(ctx, r.Seq)
+	t, err := e.telling(ctx)
 	if err != nil {
 		return nil, err
 	}
-	holds, err := e.Store.Holds(ctx, false)
+	leaves, covering, err := t.steps(ctx, r)
 	if err != nil {
 		return nil, err
-	}
-	all := newHoldSet(holds)
-	if err := e.traceInto(ctx, all, holds); err != nil {
-		return nil, err
-	}
-	covering := map[string][]Scope{} // of each hold, by its id
-	all.each(r, func(s scoped) { covering[s.ID] = append(covering[s.ID], s.Scopes[s.scope]) })
-	for id := range covering {
-		of, err := e.Store.Leaves(ctx, LeafQuery{Subject: id})
-		if err != nil {
-			return nil, err
-		}
-		leaves = append(leaves, of...)
 	}
 	if r.State != Active {
-		shredded, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionShredded}})
+		shredded, err := t.class(ctx, ActionShredded, r.Class)
 		if err != nil {
 			return nil, err
 		}
-		for _, l := range shredded {
-			var body struct {
-				Classes []string `json:"classes"`
-			}
-			if err := json.Unmarshal(l.Body, &body); err != nil {
-				return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
-			}
-			if slices.Contains(body.Classes, r.Class) {
-				leaves = append(leaves, l)
-			}
-		}
+		leaves = append(leaves, shredded...)
 	}
 	// A hold may be older than the record it covers: then the record is held
 	// from its first moment on, and the hold's own leaf is not part of its life.

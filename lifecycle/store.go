@@ -246,6 +246,8 @@ var (
 	ErrHeld = errors.New("an open hold covers it")
 	// ErrReleased: the hold was released before.
 	ErrReleased = errors.New("the hold is released already")
+	// ErrDenied: the database does not let its user do that. Nothing was done.
+	ErrDenied = errors.New("the database's permissions do not allow it")
 )
 
 // Store is the database. Each method is one transaction that is durable when
@@ -368,7 +370,9 @@ type HoldStore interface {
 	// Extend adds scopes to an open hold; those it has are passed over, and
 	// without a new one nothing is written. ErrNotFound, ErrReleased.
 	Extend(ctx context.Context, id string, scopes []Scope, leaf Leaf) error
-	// Release ends a hold. ErrNotFound, ErrReleased.
+	// Release ends a hold; told by a leaf ActionHoldEnded, because its end has come.
+	// ErrNotFound, ErrReleased, ErrHeld if its end has not come by the database's own
+	// clock, and who asks may not release holds.
 	Release(ctx context.Context, id, reason string, leaf Leaf) error
 	// Holds lists holds in the order they were placed.
 	Holds(ctx context.Context, openOnly bool) ([]*Hold, error)
@@ -565,6 +569,8 @@ type ReadStore interface {
 	// ones in order of seq, then the archived ones segment by segment, all as
 	// of one instant, so that none is missed or given twice while a sweep runs.
 	Sealed(ctx context.Context, q Query) iter.Seq2[Sealed, error]
+	// Segment finds a segment. Its WrappedIdentity, and that of Segments, is nil for
+	// whom the database does not let read it. ErrNotFound.
 	Segment(ctx context.Context, id string) (Segment, error)
 	// Segments lists segments in the states given, all if none, by id.
 	Segments(ctx context.Context, states ...SegmentState) ([]Segment, error)
@@ -579,6 +585,9 @@ type ReadStore interface {
 	RecordLeaves(ctx context.Context, seq int64) ([]Leaf, error)
 	// Counts counts records by stored state.
 	Counts(ctx context.Context) (map[State]int64, error)
+	// MayUnmask says whether whoever is asking may see KDEs that name people. A
+	// database without roles for it lets everybody.
+	MayUnmask(ctx context.Context) (bool, error)
 }
 
 // Refused is a safety check that said no: nothing was done.

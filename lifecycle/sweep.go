@@ -65,7 +65,8 @@ type PolicyResult struct {
 // maxKept bounds the list of decisions that a dry run prints.
 const maxKept = 1000
 
-// DryRun plans a sweep at the given time and changes nothing: it only reads.
+// DryRun plans a sweep at the given time and changes nothing: it only reads, and tells
+// the trail what the plan was.
 func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error) {
 	start := e.Now()
 	res := SweepResult{DryRun: true, Cutoff: cte.FormatTime(e.Policy.Cutoff(now))}
@@ -129,8 +130,12 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 		}
 	}
 	res.Policies = []PolicyResult{{Policy: e.Policy.Name, Action: "archive", Processed: res.Archived, Held: res.Held}}
+	// Hashed without its duration, so that the same plan has the same hash.
+	err = e.Store.Append(ctx, e.leaf(start, ActionDryRun, "", "", map[string]any{
+		"of": "sweep", "as_of": cte.FormatTime(now), "policy_hash": e.Policy.Hash(), "due": res.Due, "held": res.Held, "result_sha256": hashOf(res),
+	}))
 	res.DurationSeconds = e.Now().Sub(start).Seconds()
-	return res, nil
+	return res, err
 }
 
 // pinned lists the classes that have an archived member under a hold which is not over

@@ -203,7 +203,7 @@ func TestHeldDoNotStarve(t *testing.T) {
 	}
 }
 
-// A dry run says what would happen, and changes nothing at all.
+// A dry run says what would happen, and changes nothing. The trail has what it said.
 func TestDryRunOnlyReads(t *testing.T) {
 	w := newWorld(t)
 	w.ingest(textbook)
@@ -218,9 +218,21 @@ func TestDryRunOnlyReads(t *testing.T) {
 	if res, err := w.DryRun(context.Background(), instant(t, "2024-09-13T08:29:59.999999999Z")); err != nil || res.Due != 0 {
 		t.Fatalf("as of before it was due: %+v %v", res, err)
 	}
+	leaves, err := w.Store.Leaves(context.Background(), lifecycle.LeafQuery{Actions: []string{lifecycle.ActionDryRun}})
+	if err != nil || len(leaves) != 2 {
+		t.Fatalf("the trail of two dry runs: %+v, %v", leaves, err)
+	}
+	res.DurationSeconds = 0
+	if got := bodyOf[string](t, leaves[0], "result_sha256"); got != resultHash(t, res) {
+		t.Errorf("the trail has %s of %+v", got, res)
+	}
+	if at := bodyOf[string](t, leaves[1], "as_of"); at != "2024-09-13T08:29:59.999999999Z" || !leaves[1].At.Equal(w.now) {
+		t.Errorf("as of %s, at %s", at, leaves[1].At)
+	}
 }
 
-// dump is everything the database says, but for its trusted time.
+// dump is everything the database says, but for its trusted time and the leaves of dry
+// runs.
 func dump(t *testing.T, w *world) string {
 	t.Helper()
 	ctx := context.Background()
@@ -228,6 +240,7 @@ func dump(t *testing.T, w *world) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	leaves = slices.DeleteFunc(leaves, func(l lifecycle.Leaf) bool { return l.Action == lifecycle.ActionDryRun })
 	classes, err := w.Store.Classes(ctx, true)
 	if err != nil {
 		t.Fatal(err)
@@ -362,7 +375,7 @@ func TestOldDatabasePutBack(t *testing.T) {
 	if _, err := w.HotLine(ctx, "cte-8842-a"); !errors.Is(err, shred.ErrDestroyed) {
 		t.Fatalf("a destroyed class gave a record back: %v", err)
 	}
-	for f, err := range w.Export(ctx, lifecycle.Query{}) {
+	for f, err := range w.Export(ctx, lifecycle.Query{}, false) {
 		if f.Line != nil || !isRefused(err, "log") {
 			t.Fatal("exported", f.Row.RecordID, err)
 		}
@@ -375,7 +388,7 @@ func TestOldDatabasePutBack(t *testing.T) {
 	}
 	// Without the vault's word for it the keyring's still stands.
 	w.Vaults[0] = archive.NewAbsent("main", errors.New("away"))
-	for f, err := range w.Export(ctx, lifecycle.Query{}) {
+	for f, err := range w.Export(ctx, lifecycle.Query{}, false) {
 		if f.Line != nil && f.Row.RecordID != "young" {
 			t.Fatal("exported", f.Row.RecordID, err)
 		}

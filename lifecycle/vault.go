@@ -150,6 +150,7 @@ func (e *Engine) SyncVault(ctx context.Context, name string) (res VaultSync, err
 	}
 	run := Run{ID: res.RunID, Kind: "sync", Actor: e.Actor, StartedAt: now}
 	if _, err := e.Store.BeginRun(ctx, run, e.leaf(now, ActionRunStarted, run.ID, run.ID, map[string]any{"kind": run.Kind, "vault": name})); err != nil {
+		res.RunID = "" // none has begun
 		return res, err
 	}
 	err = e.syncVault(ctx, target, run.ID, now, &res)

@@ -89,7 +89,7 @@ func TestVaultJoins(t *testing.T) {
 		w.vault.Drop(o.Key)
 	}
 	for _, id := range []string{"r1", "r4", "r5", "r6"} {
-		if _, err := w.Line(ctx, id); err != nil {
+		if _, err := w.Line(ctx, id, false); err != nil {
 			t.Errorf("%s, with the first vault empty: %v", id, err)
 		}
 	}
@@ -277,7 +277,7 @@ func TestVaultRetires(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	for _, id := range []string{"r1", "r5"} {
-		if _, err := w.Line(ctx, id); err != nil {
+		if _, err := w.Line(ctx, id, false); err != nil {
 			t.Errorf("%s: %v", id, err)
 		}
 	}

@@ -50,53 +50,17 @@ type VerifyResult struct {
 
 // Verify reads back every copy of every segment, and every hot record, and
 // compares all of it with the database. It goes on to the end whatever it
-// finds; the error is for what keeps it from going on.
+// finds; the error is for what keeps it from going on. The trail has what came of it
+// before anybody is told.
 func (e *Engine) Verify(ctx context.Context) (VerifyResult, error) {
 	v := &verification{Engine: e, keys: e.keyring(), legal: map[string][]HeldCopy{}, res: VerifyResult{Mismatches: []archive.Mismatch{}, Missing: []archive.Mismatch{}}}
-	// Each read before what it is compared with: what an ingest brings meanwhile
-	// is too many, never too few.
-	taken, err := e.takenIn(ctx)
-	if err != nil {
+	if err := v.all(ctx); err != nil {
 		return v.res, err
 	}
-	// Counted first: what a sweep archives meanwhile only adds to it. And the
-	// hot records before the segments: so it is seen at least once.
-	counts, err := e.Store.Counts(ctx)
-	if err != nil {
-		return v.res, err
-	}
-	if have := counts[Active] + counts[Archived] + counts[Purged]; have < taken {
-		v.find(archive.Mismatch{Kind: KindTrail, Expected: fmt.Sprintf("rows of %d records", taken), Actual: fmt.Sprint(have)})
-	}
-	if err := v.hot(ctx); err != nil {
-		return v.res, err
-	}
-	if v.vaults, err = e.Store.Vaults(ctx); err != nil {
-		return v.res, err
-	}
-	legal, err := e.Store.LegalHolds(ctx)
-	if err != nil {
-		return v.res, err
-	}
-	for _, c := range legal {
-		if c.State == LegalSet {
-			v.legal[c.Segment] = append(v.legal[c.Segment], c)
-		}
-	}
-	segments, err := e.Store.Segments(ctx)
-	if err != nil {
-		return v.res, err
-	}
-	for i := range segments {
-		if err := v.segment(ctx, &segments[i]); err != nil {
-			return v.res, fmt.Errorf("couldn't verify segment %s: %w", segments[i].ID, err)
-		}
-		e.progress("verify", v.res.Records)
-	}
-	if v.listed < counts[Archived] {
-		v.find(archive.Mismatch{Kind: KindUnlisted, Expected: fmt.Sprintf("%d archived records in segments", counts[Archived]), Actual: fmt.Sprint(v.listed)})
-	}
-	return v.res, nil
+	return v.res, e.Store.Append(ctx, e.leaf(e.Now(), ActionVerifyDone, "", "", map[string]any{
+		"segments": v.res.Segments, "objects": v.res.Objects, "records": v.res.Records,
+		"mismatches": len(v.res.Mismatches), "missing": len(v.res.Missing), "result_sha256": hashOf(v.res),
+	}))
 }
 
 // takenIn counts the records that the audit trail says were taken in, but for those that
@@ -135,6 +99,54 @@ type verification struct {
 	legal  map[string][]HeldCopy // those that are confirmed, by segment
 	res    VerifyResult
 	listed int64 // archived rows that belong to a verified segment
+}
+
+// all looks at everything.
+func (v *verification) all(ctx context.Context) error {
+	// Each read before what it is compared with: what an ingest brings meanwhile
+	// is too many, never too few.
+	taken, err := v.takenIn(ctx)
+	if err != nil {
+		return err
+	}
+	// Counted first: what a sweep archives meanwhile only adds to it. And the
+	// hot records before the segments: so it is seen at least once.
+	counts, err := v.Store.Counts(ctx)
+	if err != nil {
+		return err
+	}
+	if have := counts[Active] + counts[Archived] + counts[Purged]; have < taken {
+		v.find(archive.Mismatch{Kind: KindTrail, Expected: fmt.Sprintf("rows of %d records", taken), Actual: fmt.Sprint(have)})
+	}
+	if err := v.hot(ctx); err != nil {
+		return err
+	}
+	if v.vaults, err = v.Store.Vaults(ctx); err != nil {
+		return err
+	}
+	legal, err := v.Store.LegalHolds(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range legal {
+		if c.State == LegalSet {
+			v.legal[c.Segment] = append(v.legal[c.Segment], c)
+		}
+	}
+	segments, err := v.Store.Segments(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range segments {
+		if err := v.segment(ctx, &segments[i]); err != nil {
+			return fmt.Errorf("couldn't verify segment %s: %w", segments[i].ID, err)
+		}
+		v.progress("verify", v.res.Records)
+	}
+	if v.listed < counts[Archived] {
+		v.find(archive.Mismatch{Kind: KindUnlisted, Expected: fmt.Sprintf("%d archived records in segments", counts[Archived]), Actual: fmt.Sprint(v.listed)})
+	}
+	return nil
 }
 
 func (v *verification) find(m ...archive.Mismatch) {

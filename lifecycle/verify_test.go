@@ -133,7 +133,7 @@ func TestExportAroundDamage(t *testing.T) {
 	}
 	w.Vaults[1].(*memvault.Vault).Drop(segments[0].ObjectKey)
 	var read, unread int
-	for f, err := range w.Export(context.Background(), lifecycle.Query{}) {
+	for f, err := range w.Export(context.Background(), lifecycle.Query{}, false) {
 		if err != nil {
 			unread++
 		} else if f.Line != nil {
@@ -144,7 +144,7 @@ func TestExportAroundDamage(t *testing.T) {
 		t.Fatalf("read %d, unread %d", read, unread)
 	}
 	n := 0
-	for range w.Export(context.Background(), lifecycle.Query{}) {
+	for range w.Export(context.Background(), lifecycle.Query{}, false) {
 		if n++; n == 2 {
 			break
 		}

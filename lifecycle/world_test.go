@@ -125,7 +125,7 @@ func (w *world) view(id string) lifecycle.RecordView {
 func (w *world) export(q lifecycle.Query) []string {
 	w.t.Helper()
 	var out []string
-	for f, err := range w.Export(context.Background(), q) {
+	for f, err := range w.Export(context.Background(), q, false) {
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -44,27 +44,38 @@ type options struct {
 // app is one run of the program: its options, and the world it talks to.
 type app struct {
 	options
-	where string // what hints must repeat of --data and --config
-	cfg   *config
+	where   string // what hints must repeat of --data and --config
+	command string // that runs, as it is typed without the program's name
+	cfg     *config
 
 	in       io.Reader
 	out      *bufio.Writer // results; flushed when the command ends
 	err      io.Writer     // messages, log, progress
 	width    int           // of tables, in columns
 	now      func() time.Time
-	getenv   func(string) string // LOTKEEPER_*; "" is as good as not set
+	wait     func(context.Context, time.Duration) bool // false once the context is done
+	getenv   func(string) string                       // LOTKEEPER_*; "" is as good as not set
 	log      zerolog.Logger
 	progress *progress
 }
 
 // newApp talks to the process's own standard files.
 func newApp() *app {
-	a := &app{in: os.Stdin, width: screenWidth(), now: time.Now, getenv: os.Getenv}
+	a := &app{in: os.Stdin, width: screenWidth(), now: time.Now, wait: wait, getenv: os.Getenv}
 	a.progress = newProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
 	a.out = bufio.NewWriterSize(a.progress.before(os.Stdout), 64<<10)
 	a.err = a.progress.before(os.Stderr)
 	a.log = newLog(a.err, zerolog.WarnLevel)
 	return a
+}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
 }
 
 // screenWidth is how wide tables may be: COLUMNS, or the terminal's width, or 80
@@ -88,6 +99,7 @@ func newLog(w io.Writer, level zerolog.Level) zerolog.Logger {
 
 // configure completes and checks the options of a command that is about to run.
 func (a *app) configure(cmd *cobra.Command) error {
+	_, a.command, _ = strings.Cut(cmd.CommandPath(), " ")
 	flags := cmd.Root().PersistentFlags()
 	typed := flags.Changed("data")
 	if err := environment(flags, a.getenv); err != nil {
@@ -182,21 +194,46 @@ func (a *app) engine(ctx context.Context) (e *lifecycle.Engine, close func() err
 
 // engineOn makes the engine of what is open.
 func (a *app) engineOn(d *data) *lifecycle.Engine {
+	limits := lifecycle.DefaultLimits()
+	limits.ExportRecords = a.cfg.Audit.ExportLimit
 	return &lifecycle.Engine{
 		Store: d.store, Vaults: d.vaults, Keys: d.keys, LogSigner: d.signer, Now: a.now, Log: a.log,
-		Policy: a.cfg.Policy, Limits: lifecycle.DefaultLimits(),
+		Policy: a.cfg.Policy, Limits: limits,
 		Actor: a.Actor, Software: software(), Progress: a.progress.update,
 	}
 }
 
-// with runs fn on the engine and closes it.
+// with runs fn on the engine and closes it. That fn was refused gets into the audit
+// trail.
 func (a *app) with(ctx context.Context, fn func(*lifecycle.Engine) error) (err error) {
 	e, close, err := a.engine(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, close()) }()
-	return fn(e)
+	err = fn(e)
+	check, reason := refusal(err)
+	if check == "" {
+		return err
+	}
+	if fault := e.AppendRefused(ctx, a.command, check, reason); fault != nil {
+		a.log.Warn().Err(fault).Str("check", check).Msg("the audit trail does not have the refusal")
+	}
+	return err
+}
+
+// refusal says by which check a command was refused, and why; nothing if it was not.
+func refusal(err error) (check, reason string) {
+	switch exitCode(err) {
+	case exitRefused:
+		r, _ := lifecycle.IsRefused(err)
+		return r.Check, r.Reason
+	case exitLocked:
+		return "lock", err.Error()
+	case exitHeld:
+		return "hold", err.Error()
+	}
+	return "", ""
 }
 
 // rules checks the structs of options and of the configuration; fields are named

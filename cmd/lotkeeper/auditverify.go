@@ -50,6 +50,7 @@ the log's public key.`,
 	cmd.Flags().StringVar(&key, "log-key", "", "the log's public `KEY`, as init printed it")
 	exits(cmd, exitFailed, exitFindings, exitRefused)
 	finds(cmd, "something does not fit: each thing is listed")
+	needs(cmd, roleAuditor)
 	prints(cmd, "table", "json")
 	return cmd
 }
@@ -82,7 +83,12 @@ func (a *app) auditVerify(ctx context.Context, e *lifecycle.Engine) error {
 				pairs = append(pairs, "about", f.Subject)
 			}
 			s.fields("", append(pairs, "what", f.Detail)...)
-			for _, p := range f.Proof {
+			proof := f.Proof
+			if f.Fork != nil {
+				proof = append(proof, "both are signed by the log's key:", f.Fork.Older, f.Fork.Newer,
+					fmt.Sprintf("root of the newer where it had the older one's size: %s", f.Fork.Root), "proof (RFC 6962, consistency), all of it with -o json")
+			}
+			for _, p := range proof {
 				for _, line := range strings.Split(strings.TrimRight(p, "\n"), "\n") {
 					s.printf("    %s\n", printable(line))
 				}
@@ -170,6 +176,7 @@ and for an administrator who has changed something outside of them.`,
 	prints(cmd, "table", "json")
 	exits(cmd, exitFailed, exitFindings, exitRefused)
 	finds(cmd, "some vault does not have it yet")
+	needs(cmd, roleAdmin)
 	return cmd
 }
 
@@ -213,6 +220,7 @@ down when the log was begun.`,
 	}
 	prints(cmd, "table", "json")
 	exits(cmd, exitFailed, exitRefused)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 
@@ -253,5 +261,6 @@ lotkeeper audit verify --proof FILE --log-key KEY.`,
 	}
 	prints(cmd, "json", "table")
 	exits(cmd, exitFailed, exitRefused)
+	needs(cmd, roleAuditor)
 	return cmd
 }

@@ -64,6 +64,9 @@ type auditConfig struct {
 	// Key is the file with the key that signs the log, which init makes. Default:
 	// log.key in the data directory.
 	Key string `yaml:"key"`
+	// ExportLimit is how many records one identity may be given on a UTC day; 0 is
+	// no limit.
+	ExportLimit int `yaml:"export_limit" validate:"min=0"`
 }
 
 // vaultName leaves out names that end in file: NAME_FILE is where a secret's file is
@@ -454,5 +457,6 @@ func (c *config) settings() ([]setting, error) {
 	add("policy.purge_after_years", fmt.Sprint(c.Policy.PurgeAfterYears))
 	add("audit.actor", c.Audit.Actor)
 	add("audit.key", c.Audit.Key)
+	add("audit.export_limit", fmt.Sprint(c.Audit.ExportLimit))
 	return out, nil
 }

@@ -41,6 +41,7 @@ func TestDocumented(t *testing.T) {
 		"report checksums":                    {report.ChecksumRow{}},
 		"verify":                              {lifecycle.VerifyResult{}},
 		"export":                              {exportRow{}},
+		"audit log":                           {leafResult{}},
 		"shred status":                        {shredStatus{}},
 		"shred identity":                      {identityResult{}},
 		"shred recover":                       {lifecycle.KeyringRecovery{}},

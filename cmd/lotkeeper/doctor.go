@@ -60,6 +60,7 @@ own that are locked for seconds, waits, and leaves nothing behind.`,
 		},
 	}
 	exits(cmd, exitFailed, exitFindings, exitRefused)
+	needs(cmd, roleAuditor)
 	finds(cmd, "a check failed")
 	return cmd
 }

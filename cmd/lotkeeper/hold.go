@@ -70,6 +70,7 @@ other hold needs are lifted; what a vault refuses now, the next sweep lifts.`,
 	cmd.Flags().StringVar(&f.Reason, "reason", "", "why, as `TEXT` for whoever reads it later")
 	exits(cmd, exitFailed, exitFindings)
 	finds(cmd, "the hold is released, and no vault has the log that says so yet")
+	needs(cmd, roleRecall)
 	return cmd
 }
 
@@ -140,6 +141,7 @@ exit code is 3.`,
 	cmd.Flags().StringVar(&f.Kind, "kind", "", "only those of this `KIND`: recall, fda-inquiry, inspection-freeze, litigation or retention-hold")
 	oneOf(cmd, "kind", append(holdKinds(), string(lifecycle.RetentionHold))...)
 	exits(cmd, exitFailed, exitFindings)
+	needs(cmd, roleAuditor)
 	finds(cmd, "with --overdue: there are holds whose review date has passed")
 	return cmd
 }
@@ -212,6 +214,7 @@ table lists the lots with the most records, the other formats list all.`,
 		},
 	}
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 

@@ -64,6 +64,9 @@ lost meanwhile, for no key that the hold needs is destroyed.`,
 			if err != nil {
 				return err
 			}
+			if f.dryRun {
+				needs(cmd, roleAuditor)
+			}
 			return a.with(ctx, func(e *lifecycle.Engine) error { return a.holdPlace(ctx, e, f, scopes) })
 		},
 	}
@@ -77,6 +80,7 @@ lost meanwhile, for no key that the hold needs is destroyed.`,
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what it would cover and change nothing")
 	oneOf(cmd, "kind", holdKinds()...)
 	exits(cmd, exitFailed, exitFindings, exitRefused)
+	needs(cmd, roleRecall)
 	finds(cmd, "the hold is placed, and matches nothing yet or is PARTIAL")
 	return cmd
 }
@@ -152,6 +156,7 @@ the whole hold.
 	f.register(cmd)
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what it would cover then and change nothing")
 	exits(cmd, exitFailed, exitFindings)
+	needs(cmd, roleRecall)
 	finds(cmd, "the hold is extended, and matches nothing yet or is PARTIAL")
 	return cmd
 }

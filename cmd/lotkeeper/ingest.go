@@ -61,6 +61,7 @@ take them out of it, edit them, and ingest them:
 	cmd.Flags().StringVar(&f.eventType, "event-type", "", "`TYPE` of the rows of delimited files, instead of finding it out from the columns")
 	cmd.Flags().BoolVar(&f.strict, "strict", false, "reject records with gaps")
 	exits(cmd, exitFailed, exitFindings, exitLocked, exitRefused)
+	needs(cmd, roleIngest)
 	finds(cmd, "rows were rejected, or conflict with what is there; all others are in")
 	return cmd
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/archive/dir"
+	"github.com/lotkeeper/lotkeeper/lifecycle/postgres"
 )
 
 // initResult is what init prints.
@@ -49,8 +50,9 @@ this machine cannot change it: with it anybody can check what the log says.
 
 func newInit(a *app) *cobra.Command {
 	var mirrors []string
+	var printGrants bool
 	cmd := &cobra.Command{
-		Use:   "init [--mirror DIR]...",
+		Use:   "init [--mirror DIR]... | --print-grants",
 		Short: "Make the data directory: database, vault and keyring",
 		Long: `Make the data directory: an embedded database, a vault in a directory, and a
 keyring. A directory that is not empty and was not made by init is refused. One
@@ -59,12 +61,25 @@ that was is left as it is; an init that was interrupted is finished.
 With a configuration file (--config) it makes what may be made: directories, the
 keyring, the schema in a PostgreSQL database that is there. It tries out each
 bucket, refuses one that does not keep what is put into it under a lock, and
-notes what else is wrong with it; that takes some seconds, and leaves nothing.`,
+notes what else is wrong with it; that takes some seconds, and leaves nothing.
+
+On PostgreSQL it also makes the roles that each command names in its help, and
+what each may do. --print-grants prints that as SQL, and does nothing; where the
+user who makes the schema may not create roles, somebody else runs the first
+statement of it, once for the whole server.`,
 		Example: `  lotkeeper init
   lotkeeper --data /srv/lotkeeper init --mirror /mnt/other-disk/keyring
-  lotkeeper --config /etc/lotkeeper.yaml init`,
+  lotkeeper --config /etc/lotkeeper.yaml init
+  lotkeeper init --print-grants`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if printGrants {
+				if mirrors != nil {
+					return usagef("--print-grants makes nothing, so it has no --mirror")
+				}
+				_, err := a.out.WriteString(postgres.Grants())
+				return err
+			}
 			o, err := newOpener(a)
 			if err != nil {
 				return err
@@ -118,6 +133,8 @@ notes what else is wrong with it; that takes some seconds, and leaves nothing.`,
 		},
 	}
 	cmd.Flags().StringArrayVar(&mirrors, "mirror", nil, "directory `DIR` for another copy of the keyring, on another disk (repeatable)")
+	cmd.Flags().BoolVar(&printGrants, "print-grants", false, "print the SQL of PostgreSQL's roles and grants, and do nothing")
 	exits(cmd, exitFailed, exitLocked, exitRefused)
+	needs(cmd, roleAdmin)
 	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -11,6 +12,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/lotkeeper/lotkeeper/lifecycle"
@@ -47,7 +49,7 @@ func run(ctx context.Context, a *app, args []string) int {
 	if errors.As(err, &usage) && usage.hint == "" {
 		usage.hint = "type: " + cmd.CommandPath() + " --help"
 	}
-	err = errors.Join(err, a.out.Flush())
+	err = a.denied(cmd, errors.Join(err, a.out.Flush()))
 	if err != nil && ctx.Err() != nil {
 		err = interrupted(cmd.CommandPath(), err)
 	}
@@ -56,6 +58,25 @@ func run(ctx context.Context, a *app, args []string) int {
 		a.complain(err)
 	}
 	return code
+}
+
+// denied turns what the database does not let its user do into a refusal that names
+// the role which the command needs. A hold that stands says so itself.
+func (a *app) denied(cmd *cobra.Command, err error) error {
+	roles := strings.Fields(cmd.Annotations[annotationRoles])
+	var stands *holdStands
+	if !errors.Is(err, lifecycle.ErrDenied) || len(roles) == 0 || errors.As(err, &stands) {
+		return err
+	}
+	user := "USER"
+	if u, urlErr := url.Parse(a.cfg.Store); urlErr == nil && u.User.Username() != "" {
+		user = u.User.Username()
+	}
+	return &lifecycle.Refused{
+		Check:  "role",
+		Reason: fmt.Sprintf("%s needs the database role %s (%v)", cmd.CommandPath(), strings.Join(roles, " and "), err),
+		Hint:   fmt.Sprintf(`have the database's administrator run: GRANT %s TO "%s";`, strings.Join(roles, ", "), strings.ReplaceAll(user, `"`, `""`)),
+	}
 }
 
 // interrupted says what became of a command that a signal has ended.

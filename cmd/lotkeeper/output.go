@@ -57,6 +57,8 @@ type column[T any] struct {
 	// whole cells are never shortened: times, states, counts.
 	whole bool
 	right bool
+	// least is the smallest width, where wider cells may follow.
+	least int
 }
 
 // widthRows is how many rows a table looks at before it settles its columns.
@@ -144,6 +146,22 @@ func (l *list[T]) close() error {
 	return l.settle()
 }
 
+// flush shows what was added so far.
+func (l *list[T]) flush() error {
+	switch {
+	case l.csv != nil:
+		l.csv.Flush()
+		if err := l.csv.Error(); err != nil {
+			return err
+		}
+	case len(l.rows) > 0:
+		if err := l.settle(); err != nil {
+			return err
+		}
+	}
+	return l.a.out.Flush()
+}
+
 // settle finds the columns' widths and prints the rows that waited for them.
 func (l *list[T]) settle() error {
 	if l.widths == nil {
@@ -152,7 +170,7 @@ func (l *list[T]) settle() error {
 		total := 2 * (len(l.columns) - 1)
 		for i, c := range l.columns {
 			titles[i] = c.title
-			l.widths[i] = uniseg.StringWidth(c.title)
+			l.widths[i] = max(uniseg.StringWidth(c.title), c.least)
 			for _, row := range l.rows {
 				l.widths[i] = max(l.widths[i], uniseg.StringWidth(row[i]))
 			}

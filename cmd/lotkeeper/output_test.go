@@ -32,6 +32,10 @@ func TestHelp(t *testing.T) {
 			if cmd.Example == "" {
 				t.Errorf("%s has no example", cmd.CommandPath())
 			}
+			// Whatever opens the store can be refused by it.
+			if opens := usesConfig(cmd) && cmd.CommandPath() != "lotkeeper config show"; opens != strings.Contains(out.String(), "\nRole on PostgreSQL: lotkeeper_") {
+				t.Errorf("%s opens the store: %v, and names a role: %v", cmd.CommandPath(), opens, !opens)
+			}
 			if _, codes, ok := strings.Cut(out.String(), "\nExit codes:\n  0  done\n"); !ok || strings.Contains(codes, "\n\n") {
 				t.Errorf("%s does not end with its exit codes", cmd.CommandPath())
 			}

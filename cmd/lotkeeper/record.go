@@ -18,9 +18,9 @@ func newRecord(a *app) *cobra.Command {
 }
 
 func newRecordShow(a *app) *cobra.Command {
-	var line bool
+	var line, mask bool
 	cmd := &cobra.Command{
-		Use:   "show RECORD [--line]",
+		Use:   "show RECORD [--line [--mask]]",
 		Short: "Show one record: state, due date, holds, copies, history",
 		Long: `Show all there is to say of one record but its key data elements: its state and
 the rule that put it there, the holds on it, where the archived copies are, and
@@ -30,21 +30,25 @@ With --line, print the canonical line itself and nothing else, from the hot
 store or from the archive, wherever the record lives. The record's checksum is
 the SHA-256 of that line without its newline:
 
-  lotkeeper record show RECORD --line | tr -d '\n' | sha256sum`,
+  lotkeeper record show RECORD --line | tr -d '\n' | sha256sum
+
+On PostgreSQL --line needs the role lotkeeper_export. It is an export of one record:
+the audit trail says who was shown it. For a role that may not see them, and with
+--mask, values that name people or their telephone numbers read "[masked]", and the
+checksum is not that of the line.`,
 		Example: `  lotkeeper record show cte-8842-a
   lotkeeper record show cte-8842-a -o json | jq .state
   lotkeeper record show cte-8842-a --line | jq .kde_payload`,
 		Args: arguments("RECORD"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if mask && !line {
+				return usagef("--mask is for --line: nothing else shows key data elements")
+			}
 			ctx := cmd.Context()
 			return a.with(ctx, func(e *lifecycle.Engine) error {
 				if line {
-					b, err := e.Line(ctx, args[0])
-					if err != nil {
-						return a.unknownRecord(ctx, e, args[0], err)
-					}
-					_, err = a.out.Write(append(b, '\n'))
-					return err
+					needs(cmd, roleExport)
+					return a.recordLine(ctx, e, args[0], mask)
 				}
 				v, err := e.View(ctx, args[0])
 				if err != nil {
@@ -55,8 +59,25 @@ the SHA-256 of that line without its newline:
 		},
 	}
 	cmd.Flags().BoolVar(&line, "line", false, "print the canonical line, whatever --output says")
-	exits(cmd, exitFailed)
+	maskFlag(cmd, &mask)
+	exits(cmd, exitFailed, exitRefused)
+	refuses(cmd, "ended by the limit of what one may be given in a day")
+	needs(cmd, roleAuditor)
 	return cmd
+}
+
+func (a *app) recordLine(ctx context.Context, e *lifecycle.Engine, id string, mask bool) error {
+	f, err := e.Line(ctx, id, mask)
+	if err != nil {
+		return a.unknownRecord(ctx, e, id, err)
+	}
+	if _, err := a.out.Write(append(f.Line, '\n')); err != nil {
+		return err
+	}
+	if f.Masked {
+		a.maskedNote(1)
+	}
+	return nil
 }
 
 // unknownRecord adds to ErrNotFound which records have an id like it.
@@ -180,6 +201,7 @@ record must match all that is asked for.`,
 	}
 	f.registerList(cmd)
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 

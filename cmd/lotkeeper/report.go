@@ -41,6 +41,7 @@ the format that "sha256sum -c" reads in the vault's directory.`,
 	f.registerList(cmd)
 	prints(cmd, "table", "json", "csv", "jsonl", "sha256sum")
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 

@@ -42,7 +42,7 @@ lives in ./lotkeeper-data.`,
 
 	root.AddCommand(
 		newInit(a), newIngest(a), newSweep(a), newRecord(a), newTrace(a), newHold(a), newRun(a), newReport(a),
-		newVerify(a), newExport(a), newShred(a), newVault(a), newDoctor(a), newConfig(a), newDemo(a), newCompletion(a), newVersion(a),
+		newVerify(a), newExport(a), newAudit(a), newShred(a), newVault(a), newDoctor(a), newConfig(a), newDemo(a), newCompletion(a), newVersion(a),
 	)
 	root.SetHelpCommand(newHelp())
 	root.InitDefaultHelpCmd()
@@ -114,7 +114,9 @@ const (
 	annotationFormats  = "formats" // the first is the default
 	annotationExits    = "exits"
 	annotationFindings = "findings"
+	annotationRefusals = "refusals"
 	annotationNoConfig = "noconfig"
+	annotationRoles    = "roles"
 )
 
 func annotate(cmd *cobra.Command, key, value string) {
@@ -146,8 +148,31 @@ func exits(cmd *cobra.Command, codes ...int) {
 	annotate(cmd, annotationExits, strings.Trim(fmt.Sprint(codes), "[]"))
 }
 
+// needs names the database roles that the command needs, all of them; a command that
+// needs others because of a flag says so again when it runs. Without them PostgreSQL
+// refuses it, so it can also end with exitRefused.
+func needs(cmd *cobra.Command, roles ...string) {
+	annotate(cmd, annotationRoles, strings.Join(roles, " "))
+	if codes := cmd.Annotations[annotationExits]; !slices.Contains(strings.Fields(codes), fmt.Sprint(exitRefused)) {
+		annotate(cmd, annotationExits, strings.TrimSpace(codes+" "+fmt.Sprint(exitRefused)))
+	}
+}
+
+// The database roles of 00004_roles.sql.
+const (
+	roleIngest  = "lotkeeper_ingest"
+	roleSweeper = "lotkeeper_sweeper"
+	roleRecall  = "lotkeeper_recall"
+	roleAuditor = "lotkeeper_auditor"
+	roleExport  = "lotkeeper_export"
+	roleAdmin   = "lotkeeper_admin"
+)
+
 // finds says what the command can find (exit 3).
 func finds(cmd *cobra.Command, what string) { annotate(cmd, annotationFindings, what) }
+
+// refuses says what a refusal (exit 6) means where something was done before it.
+func refuses(cmd *cobra.Command, what string) { annotate(cmd, annotationRefusals, what) }
 
 var exitTexts = []string{
 	exitDone:     "done",
@@ -188,12 +213,18 @@ func help(a *app, cmd *cobra.Command) {
 	if formats := cmd.Annotations[annotationFormats]; formats != "" {
 		fmt.Fprintf(w, "\nFormats here, the first by default: %s\n", strings.Join(strings.Fields(formats), ", "))
 	}
+	if roles := cmd.Annotations[annotationRoles]; roles != "" {
+		fmt.Fprintf(w, "\nRole on PostgreSQL: %s\n", strings.Join(strings.Fields(roles), " and "))
+	}
 	if codes, ok := cmd.Annotations[annotationExits]; ok {
 		fmt.Fprintf(w, "\nExit codes:\n")
 		listed := strings.Fields(codes)
 		for code, text := range exitTexts {
 			if code == exitFindings && cmd.Annotations[annotationFindings] != "" {
 				text = cmd.Annotations[annotationFindings]
+			}
+			if code == exitRefused && cmd.Annotations[annotationRefusals] != "" {
+				text = cmd.Annotations[annotationRefusals]
 			}
 			if code == exitDone || code == exitUsage || slices.Contains(listed, fmt.Sprint(code)) {
 				fmt.Fprintf(w, "  %d  %s\n", code, text)

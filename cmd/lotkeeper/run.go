@@ -36,16 +36,6 @@ type runDetail struct {
 	Leaves []leafResult `json:"leaves"`
 }
 
-// leafResult is one entry of the audit trail.
-type leafResult struct {
-	LeafID  int64           `json:"leaf_id"`
-	At      string          `json:"at"`
-	Actor   string          `json:"actor"`
-	Action  string          `json:"action"`
-	Subject string          `json:"subject"`
-	Body    json.RawMessage `json:"body"`
-}
-
 func runOf(r lifecycle.Run) runResult {
 	res := runResult{RunID: r.ID, Kind: r.Kind, Actor: r.Actor, StartedAt: cte.FormatTime(r.StartedAt), FinishedAt: timeOrEmpty(r.FinishedAt), Status: r.Status}
 	if len(r.Result) > 0 {
@@ -87,6 +77,7 @@ func newRunList(a *app) *cobra.Command {
 	}
 	cmd.Flags().IntVar(&limit, "limit", 0, "at most `N` runs (default: 50 in a table, else all)")
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 
@@ -137,11 +128,8 @@ func newRunShow(a *app) *cobra.Command {
 			ctx := cmd.Context()
 			return a.with(ctx, func(e *lifecycle.Engine) error {
 				r, err := e.Store.Run(ctx, args[0])
-				if errors.Is(err, lifecycle.ErrNotFound) {
-					return &hinted{err, "to see all runs, type: lotkeeper run list"}
-				}
 				if err != nil {
-					return err
+					return runError(err)
 				}
 				leaves, err := e.Store.Leaves(ctx, lifecycle.LeafQuery{RunID: r.ID})
 				if err != nil {
@@ -149,14 +137,23 @@ func newRunShow(a *app) *cobra.Command {
 				}
 				d := runDetail{runResult: runOf(r), Leaves: []leafResult{}}
 				for _, l := range leaves {
-					d.Leaves = append(d.Leaves, leafResult{l.ID, cte.FormatTime(l.At), l.Actor, l.Action, l.Subject, l.Body})
+					d.Leaves = append(d.Leaves, leafOf(l))
 				}
 				return result(a, d, func(s *screen) { runScreen(s, d) })
 			})
 		},
 	}
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
+}
+
+// runError adds to ErrNotFound how to see the runs that there are.
+func runError(err error) error {
+	if errors.Is(err, lifecycle.ErrNotFound) {
+		return &hinted{err, "to see all runs, type: lotkeeper run list"}
+	}
+	return err
 }
 
 func runScreen(s *screen, d runDetail) {

@@ -95,6 +95,7 @@ were in it, and what has happened to them:
 		},
 	}
 	exits(cmd, exitFailed, exitFindings, exitRefused)
+	needs(cmd, roleAuditor)
 	finds(cmd, "the keyring, or a copy of it, is not in order")
 	return cmd
 }
@@ -172,7 +173,8 @@ func newShredIdentity(a *app) *cobra.Command {
 		Long: `Print the age identity (a secret key) that opens one segment: for an auditor, or
 for the day this program is gone. The audit trail says who asked, before the
 identity is printed. It opens this segment in every copy of it, and nothing
-else, and it cannot be called back.`,
+else, and it cannot be called back. What names people is not masked in a
+segment, so a role that may not see that is refused.`,
 		Example: `  lotkeeper shred identity seg-20261121-axyaq248ax > identity
   age -d -i identity SEGMENT.age | zstd -d | head -1`,
 		Args: arguments("SEGMENT"),
@@ -208,7 +210,8 @@ else, and it cannot be called back.`,
 			})
 		},
 	}
-	exits(cmd, exitFailed)
+	exits(cmd, exitFailed, exitRefused)
+	needs(cmd, roleExport)
 	return cmd
 }
 
@@ -246,6 +249,7 @@ touched.`,
 		},
 	}
 	exits(cmd, exitFailed, exitFindings, exitRefused)
+	needs(cmd, roleSweeper, roleAdmin)
 	finds(cmd, "keys are lost")
 	return cmd
 }

@@ -30,6 +30,9 @@ then drop the hot copies' keys. Then destroy the class keys that nothing depends
 on any more. Held records stay; legal holds in the vaults are brought in line
 with the holds.
 
+On PostgreSQL --dry-run needs only the role lotkeeper_auditor; --accept-clock
+needs lotkeeper_admin too.
+
 A sweep that was interrupted is finished by the next one.`,
 		Example: `  lotkeeper sweep --dry-run                        what would happen now
   lotkeeper sweep --dry-run --as-of 2027-01-01     what would happen then
@@ -46,6 +49,12 @@ A sweep that was interrupted is finished by the next one.`,
 			case f.dryRun && (given("max-duration") || f.acceptClock):
 				return usagef("--max-duration and --accept-clock are not for dry runs, which change nothing")
 			}
+			if f.dryRun {
+				needs(cmd, roleAuditor)
+			}
+			if f.acceptClock {
+				needs(cmd, roleSweeper, roleAdmin)
+			}
 			return a.sweep(cmd.Context(), f)
 		},
 	}
@@ -54,6 +63,7 @@ A sweep that was interrupted is finished by the next one.`,
 	cmd.Flags().DurationVar(&f.maxDuration, "max-duration", 0, "begin no further segment after `D`, such as 30m; the next sweep goes on")
 	cmd.Flags().BoolVar(&f.acceptClock, "accept-clock", false, "the machine's clock is right, although nothing was recorded for long")
 	exits(cmd, exitFailed, exitFindings, exitLocked, exitRefused)
+	needs(cmd, roleSweeper)
 	finds(cmd, "the sweep is done, and a hold is PARTIAL: a vault has not confirmed it")
 	return cmd
 }

@@ -55,6 +55,7 @@ row, dot is for Graphviz.`,
 	oneOf(cmd, "direction", "forward", "backward", "both")
 	prints(cmd, "table", "json", "csv", "jsonl", "dot")
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 

@@ -41,6 +41,7 @@ when its copies are locked.
 		},
 	}
 	exits(cmd, exitFailed, exitFindings)
+	needs(cmd, roleAuditor)
 	finds(cmd, "a vault cannot be asked, does not lock, or does not count yet")
 	return cmd
 }
@@ -112,6 +113,7 @@ has brought it every segment and read each back.`,
 		},
 	}
 	exits(cmd, exitFailed, exitFindings, exitRefused)
+	needs(cmd, roleAdmin)
 	finds(cmd, "it is added, and does not count before vault sync")
 	return cmd
 }
@@ -206,6 +208,7 @@ interrupted sync goes on where it was when it is typed again.`,
 		},
 	}
 	exits(cmd, exitFailed, exitLocked, exitRefused)
+	needs(cmd, roleSweeper)
 	return cmd
 }
 
@@ -237,5 +240,6 @@ same name, and the last vault that counts cannot be retired.`,
 		},
 	}
 	exits(cmd, exitFailed, exitRefused)
+	needs(cmd, roleAdmin)
 	return cmd
 }

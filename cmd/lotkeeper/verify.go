@@ -43,6 +43,7 @@ nothing.`,
 		},
 	}
 	exits(cmd, exitFailed, exitFindings)
+	needs(cmd, roleExport)
 	finds(cmd, "something is missing, or is not what was taken in")
 	return cmd
 }

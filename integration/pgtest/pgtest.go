@@ -376,6 +376,28 @@ func clone(t testing.TB, dir, template string, settings ...string) *Database {
 // URL leads to the database directly.
 func (d *Database) URL() string { return address(d.server(), port, d.Name) }
 
+var users atomic.Int64
+
+// As leads to the database directly, as a new user who has the roles given and nothing
+// else.
+func (d *Database) As(t testing.TB, roles ...string) string {
+	t.Helper()
+	user := fmt.Sprintf("user_%d", users.Add(1))
+	statements := []string{`CREATE ROLE ` + user + ` LOGIN`}
+	for _, r := range roles {
+		statements = append(statements, `GRANT `+r+` TO `+user)
+	}
+	if err := admin(d.server(), statements...); err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(d.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.User(user)
+	return u.String()
+}
+
 // Files is the directory that the server keeps all of its databases in.
 func (d *Database) Files() string { return filepath.Join(d.server(), "data") }
 

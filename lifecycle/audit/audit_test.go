@@ -83,7 +83,14 @@ func grow(n int, change func(i int, e *Entry)) *grown {
 }
 
 // large is a log that goes over the edge of its third level of tiles.
-var large = sync.OnceValue(func() *grown { return grow(width*width+300, nil) })
+func large(t *testing.T) *grown {
+	if testing.Short() {
+		t.Skip("left out: it is slow under the race detector")
+	}
+	return growLarge()
+}
+
+var growLarge = sync.OnceValue(func() *grown { return grow(square+300, nil) })
 
 func (g *grown) checkpoint(size int64) Checkpoint {
 	root, err := tlog.TreeHash(size, g)

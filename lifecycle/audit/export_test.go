@@ -136,7 +136,7 @@ func TestExportRefuses(t *testing.T) {
 
 // Every kind of vault can hold the keys.
 func TestKeysAreValid(t *testing.T) {
-	s, _ := large().publish(t, 100, square+300)
+	s, _ := large(t).publish(t, 100, square+300)
 	keys := []string{tileKey(widest(0, 1234067, maxSize)), CheckpointKey(0), CheckpointKey(maxSize)}
 	for key := range s {
 		keys = append(keys, key)

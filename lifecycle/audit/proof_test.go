@@ -141,7 +141,7 @@ func TestBatchProof(t *testing.T) {
 		if err := p.Check(rows[i], root); err != nil {
 			t.Fatal(err)
 		}
-		if p.Check([32]byte{0xff}, root) == nil || p.Check(rows[i], [32]byte{1}) == nil {
+		if p.Check([32]byte{0xff, 0xff}, root) == nil || p.Check(rows[i], [32]byte{1}) == nil {
 			t.Fatal("another row, or root, is taken")
 		}
 		if p.Index = int64(i+1) % p.Size; len(rows) > 1 && p.Check(rows[i], root) == nil {

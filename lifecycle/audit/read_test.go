@@ -8,6 +8,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"sync"
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -17,7 +18,7 @@ import (
 // A log is read under every size it had, also by one who has only what the newest
 // size needs: wider tiles than an older checkpoint asks for.
 func TestLog(t *testing.T) {
-	g, ctx := large(), t.Context()
+	g, ctx := large(t), t.Context()
 	for _, newest := range []int64{square - 1, square, square + 300} {
 		s, _ := g.publish(t, newest)
 		for _, size := range []int64{1, 255, 256, 257, 300, 77*width + 1, square - 1, square, square + 1, newest} {
@@ -125,7 +126,7 @@ func TestLogDamage(t *testing.T) {
 
 // The proof is the same as the one that tlog makes.
 func TestLogAgreesWithTileHashReader(t *testing.T) {
-	g := large()
+	g := large(t)
 	s, _ := g.publish(t, square+300)
 	for _, size := range append([]int64{square - 1, square, square + 1, square + 300}, edges...) {
 		c := g.checkpoint(size)
@@ -159,6 +160,26 @@ func (r tiles) ReadTiles(ts []tlog.Tile) (out [][]byte, err error) {
 		out = append(out, data)
 	}
 	return out, nil
+}
+
+// Several read one log at once, through its cache.
+func TestLogConcurrent(t *testing.T) {
+	g := grow(600, nil)
+	s, _ := g.publish(t, 600)
+	l := Open(s, g.checkpoint(600))
+	var readers sync.WaitGroup
+	for n := range int64(4) {
+		readers.Go(func() {
+			i := n * 100
+			for e, err := range l.Entries(t.Context(), i, i+300) {
+				if raw, _, _ := e.Marshal(); err != nil || !bytes.Equal(raw, g.entries[i]) {
+					t.Errorf("entry %d is %+v, %v", i, e, err)
+				}
+				i++
+			}
+		})
+	}
+	readers.Wait()
 }
 
 // Any fault of the source comes back as it is.

@@ -25,7 +25,7 @@ func verify(t rapid.TB, s Source, checkpoints [][]byte) Report {
 }
 
 func TestVerify(t *testing.T) {
-	large := large()
+	large := large(t)
 	for _, sizes := range [][]int64{{0}, {1}, {255}, {0, 256}, {257}, {100, 255, 256, 300, 513}, {1, 1000, square - 1}, {square - 1, square, square + 1, square + 300}} {
 		s, checkpoints := large.publish(t, sizes...)
 		size := sizes[len(sizes)-1]
@@ -305,7 +305,7 @@ func TestVerifyForm(t *testing.T) {
 
 // It gives up after so many findings, and says so.
 func TestVerifyGivesUp(t *testing.T) {
-	g := large()
+	g := large(t)
 	s, _ := g.publish(t, square)
 	for key, b := range s {
 		if tile, ok := parseTileKey(key); ok && tile.L == 0 {

@@ -141,7 +141,7 @@ type querier interface {
 func each(ctx context.Context, q querier, row func(*columns), sql string, args ...any) error {
 	rows, err := q.Query(ctx, sql, append([]any{pgx.QueryResultFormats{pgx.BinaryFormatCode}}, args...)...)
 	if err != nil {
-		return err
+		return denied(err)
 	}
 	defer rows.Close()
 	c := columns{}
@@ -151,7 +151,7 @@ func each(ctx context.Context, q querier, row func(*columns), sql string, args .
 			return c.err
 		}
 	}
-	return rows.Err()
+	return denied(rows.Err())
 }
 
 // all reads the rows of a query.

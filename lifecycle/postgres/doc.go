@@ -22,5 +22,6 @@
 // standby that is promoted without the last commits, what was reported done may
 // be undone. Open refuses a standby. It does not trust the server with keys: a
 // copy of the database, of any age, opens nothing once the class keys are gone.
-// Its triggers repeat the rules as guards; who owns the schema can drop them.
+// Its triggers repeat the rules as guards; who owns the schema can drop them, and
+// who has only a role of 00004_roles.sql cannot (docs/roles.md).
 package postgres

@@ -279,7 +279,7 @@ func TestGuards(t *testing.T) {
 	refused(`DELETE FROM log_pending WHERE leaf_id = 2`)
 	accepted(`INSERT INTO log_entries VALUES (1, 2)`, `DELETE FROM log_pending`)
 	refused(`UPDATE log_pending SET leaf_id = 9 WHERE leaf_id = 2`)
-	refused(`INSERT INTO leaves (at, actor, action, run_id, subject, body) VALUES ('', '', '', '', '', '')`, `INSERT INTO log_pending SELECT max(leaf_id) FROM leaves`)
+	refused(`INSERT INTO leaves (at, actor, action, run_id, subject, body) VALUES ('2026-01-01T00:00:00.000000000Z', '', '', '', '', '{}')`, `INSERT INTO log_pending SELECT max(leaf_id) FROM leaves`)
 	for _, set := range []string{"log_entries SET log_index = 9", "log_entries SET leaf_id = 2", "log_hashes SET n = 9", "log_hashes SET hash = hash"} {
 		refused(`UPDATE ` + set)
 	}

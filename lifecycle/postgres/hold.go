@@ -61,6 +61,14 @@ func maybeStamp(t time.Time) string {
 }
 
 func insertHold(ctx context.Context, tx *txn, h *lifecycle.Hold) error {
+	if h.Kind == lifecycle.RetentionHold && len(h.Scopes) == 1 && h.Scopes[0] == (lifecycle.Scope{RecordID: h.Scopes[0].RecordID}) &&
+		h.Reference == "" && h.ReviewAt.IsZero() && h.Until.IsZero() {
+		// By the door that is open to an ingest, which may place no other.
+		if _, err := tx.exec(ctx, `SELECT lotkeeper.retain($1, $2, $3, $4, $5)`, h.ID, h.Scopes[0].RecordID, h.Reason, h.PlacedBy, stamp(h.PlacedAt)); err != nil {
+			return fmt.Errorf("couldn't place hold %s: %w", h.ID, err)
+		}
+		return nil
+	}
 	no, err := one(ctx, tx, (*columns).int, `INSERT INTO lotkeeper.holds (hold_id, kind, reference, reason, placed_by, placed_at, review_at, until_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING hold_no`,
 		h.ID, string(h.Kind), h.Reference, h.Reason, h.PlacedBy, stamp(h.PlacedAt), maybeStamp(h.ReviewAt), maybeStamp(h.Until))
@@ -178,6 +186,9 @@ func lacks(h *lifecycle.Hold, scopes []lifecycle.Scope) (fresh []lifecycle.Scope
 }
 
 func (s *Store) Release(ctx context.Context, id, reason string, leaf lifecycle.Leaf) error {
+	if leaf.Action == lifecycle.ActionHoldEnded {
+		return s.end(ctx, id, reason, leaf)
+	}
 	return s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
 		// Looked up first: where the update finds nothing, a hold may have been placed
 		// since, and would be taken for one that is released.
@@ -191,6 +202,25 @@ func (s *Store) Release(ctx context.Context, id, reason string, leaf lifecycle.L
 		if err := exactly(1)(tx.exec(ctx, `UPDATE lotkeeper.holds SET released_at = $1, released_by = $2, release_reason = $3 WHERE hold_id = $4 AND released_at = ''`,
 			stamp(leaf.At), leaf.Actor, reason, id)); err != nil {
 			return fmt.Errorf("couldn't release hold %s: %w", id, err)
+		}
+		_, err = tx.appendLeaf(ctx, leaf)
+		return err
+	})
+}
+
+// end is Release for a hold whose end has come, by a door that is open to sweeps.
+func (s *Store) end(ctx context.Context, id, reason string, leaf lifecycle.Leaf) error {
+	return s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
+		what, err := one(ctx, tx, (*columns).text, `SELECT coalesce(lotkeeper.end_hold($1, $2, $3, $4), '')`, id, stamp(leaf.At), leaf.Actor, reason)
+		switch {
+		case err != nil:
+			return fmt.Errorf("couldn't end hold %s: %w", id, err)
+		case what == "":
+			return fmt.Errorf("hold %s: %w", id, lifecycle.ErrNotFound)
+		case what == "released":
+			return fmt.Errorf("hold %s: %w", id, lifecycle.ErrReleased)
+		case what == "early":
+			return fmt.Errorf("hold %s has not come to its end: %w", id, lifecycle.ErrHeld)
 		}
 		_, err = tx.appendLeaf(ctx, leaf)
 		return err

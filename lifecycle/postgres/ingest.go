@@ -15,15 +15,18 @@ import (
 // recordsOf are the records r of a list of ids, in $1, each looked up in the
 // index. Of = ANY($1) the planner makes a walk through all records, until there
 // are half a million: it reckons with a disk that has to seek for each. OFFSET 0
-// keeps it from turning this into that.
-const recordsOf = `(SELECT DISTINCT unnest($1::text[]) AS id) ids, LATERAL (SELECT * FROM lotkeeper.records r WHERE r.record_id = ids.id OFFSET 0) r`
+// keeps it from turning this into that. It names the columns: an ingest may not read
+// them all.
+func recordsOf(columns string) string {
+	return `(SELECT DISTINCT unnest($1::text[]) AS id) ids, LATERAL (SELECT ` + columns + ` FROM lotkeeper.records r WHERE r.record_id = ids.id OFFSET 0) r`
+}
 
 func (s *Store) Existing(ctx context.Context, ids []string) (map[string]lifecycle.Existing, error) {
 	out := map[string]lifecycle.Existing{}
 	err := each(ctx, s.pool, func(c *columns) {
 		out[c.text()] = lifecycle.Existing{State: lifecycle.State(c.text()), ArchiveClass: c.text(), Content: c.sum()}
 	}, `SELECT r.record_id, r.state, c.class_id, r.content
-		FROM `+recordsOf+` JOIN lotkeeper.classes c ON c.class_no = r.archive_class_no`, ids)
+		FROM `+recordsOf(`record_id, state, archive_class_no, content`)+` JOIN lotkeeper.classes c ON c.class_no = r.archive_class_no`, ids)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't look up %d record ids: %w", len(ids), err)
 	}
@@ -91,7 +94,7 @@ func monthOf(t time.Time) int32 {
 
 // logEpoch never goes back: another process may have logged a newer one.
 func logEpoch(ctx context.Context, tx *txn, epoch uint64) error {
-	_, err := tx.exec(ctx, `UPDATE lotkeeper.meta SET epoch = greatest(epoch, $1)`, int64(epoch))
+	_, err := tx.exec(ctx, `SELECT lotkeeper.log_epoch($1)`, int64(epoch))
 	return err
 }
 
@@ -149,7 +152,7 @@ func (s *Store) Merge(ctx context.Context, batch []lifecycle.Sealed, holds []lif
 		if res.Closed, err = all(ctx, tx, (*columns).text, `SELECT class_id FROM lotkeeper.classes WHERE class_no = ANY($1) AND state <> 'open' ORDER BY class_id`, nos); err != nil {
 			return err
 		}
-		if res.Exists, err = all(ctx, tx, (*columns).text, `SELECT r.record_id FROM `+recordsOf, ids); err != nil {
+		if res.Exists, err = all(ctx, tx, (*columns).text, `SELECT r.record_id FROM `+recordsOf(`record_id`), ids); err != nil {
 			return err
 		}
 		if len(res.Exists)+len(res.Closed) > 0 {

@@ -17,7 +17,8 @@ import (
 	"github.com/lotkeeper/lotkeeper/shred"
 )
 
-var tick = lifecycle.Leaf{At: storetest.Start, Action: "tick"}
+// tick is a leaf that every role may write.
+var tick = lifecycle.Leaf{At: storetest.Start, Action: "refused"}
 
 // two opens a new database twice.
 func two(t *testing.T, lease time.Duration) (a, b *Store, d *pgtest.Database) {
@@ -581,7 +582,7 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 		idle("a context that ended within")
 	}
-	ls, err := s.Leaves(t.Context(), lifecycle.LeafQuery{Actions: []string{"fault", "tick"}})
+	ls, err := s.Leaves(t.Context(), lifecycle.LeafQuery{Actions: []string{"fault", tick.Action}})
 	if err != nil || len(ls) != 4 {
 		t.Errorf("%d leaves, %v", len(ls), err)
 	}

@@ -105,16 +105,14 @@ func (tx *txn) growLog(ctx context.Context, size int64, ids []int64, entries []t
 func (s *Store) LogState(ctx context.Context) (lifecycle.LogState, error) {
 	out := lifecycle.LogState{Published: map[string]int64{}}
 	err := each(ctx, s.pool, func(c *columns) {
-		switch c.int() {
-		case 0:
-			out.Size, out.Pending = c.int(), c.int()
-		default:
-			size := c.int()
-			c.int()
-			out.Published[c.text()] = size
+		isVault, vault, size, pending := c.int() == 1, c.text(), c.int(), c.int()
+		if isVault {
+			out.Published[vault] = size
+		} else {
+			out.Size, out.Pending = size, pending
 		}
-	}, `SELECT 0, (SELECT coalesce(max(log_index) + 1, 0) FROM lotkeeper.log_entries), (SELECT count(*) FROM lotkeeper.log_pending), ''
-		UNION ALL SELECT 1, size, 0, vault FROM lotkeeper.log_published`)
+	}, `SELECT 0, '', (SELECT coalesce(max(log_index) + 1, 0) FROM lotkeeper.log_entries), (SELECT count(*) FROM lotkeeper.log_pending)
+		UNION ALL SELECT 1, vault, size, 0 FROM lotkeeper.log_published`)
 	if err != nil {
 		return lifecycle.LogState{}, fmt.Errorf("couldn't read the state of the log: %w", err)
 	}

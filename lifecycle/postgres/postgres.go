@@ -31,8 +31,8 @@ type Options struct {
 	// postgres://user@host/database. It may lead through PgBouncer in
 	// transaction mode. A password may also come from PGPASSWORD or ~/.pgpass.
 	URL string
-	// AdminURL is a direct connection to the same database, for migrations. URL
-	// if it is empty.
+	// AdminURL is a direct connection to the same database, for migrations, as a
+	// member of lotkeeper_owner when one is due. URL if it is empty.
 	AdminURL string
 	// Password is used for both, if it is not empty and the URL has none.
 	Password string
@@ -60,6 +60,7 @@ var (
 type Store struct {
 	pool  *pgxpool.Pool
 	lease time.Duration
+	may   rights
 
 	mu     sync.Mutex
 	leases map[string]heartbeat // by kind of run, guarded by mu
@@ -158,11 +159,30 @@ func open(ctx context.Context, o Options, create bool) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{pool: pool, lease: o.Lease, leases: map[string]heartbeat{}}
-	if err := checkServer(ctx, pool); err != nil {
+	if err = checkServer(ctx, pool); err == nil {
+		s.may, err = one(ctx, pool, func(c *columns) rights { return rights{c.int() == 1, c.int() == 1} }, `SELECT
+			has_column_privilege('lotkeeper.segments', 'wrapped_identity', 'SELECT'), has_function_privilege('lotkeeper.advance(text)', 'EXECUTE')`)
+	}
+	if err != nil {
 		pool.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// rights are what only some of those may do who call a method (00004_roles.sql).
+type rights struct {
+	identities bool // read the wrapped identities of segments
+	advance    bool // have the trusted time follow their leaves
+}
+
+// denied names what the server refused for want of a right.
+func denied(err error) error {
+	var e *pgconn.PgError
+	if errors.As(err, &e) && e.Code == "42501" && !errors.Is(err, lifecycle.ErrDenied) { // insufficient_privilege
+		return fmt.Errorf("%w: %w", lifecycle.ErrDenied, err)
+	}
+	return err
 }
 
 // errURL says nothing of the URL: whatever part of it could not be read may be
@@ -193,7 +213,8 @@ func checkServer(ctx context.Context, q interface {
 }
 
 // migrate brings the schema up to date, over one direct connection after the
-// other. Two that start at once wait for each other.
+// other. Two that start at once wait for each other. Where there is nothing to do it
+// only looks, which every role may.
 func migrate(ctx context.Context, config *pgx.ConnConfig, create bool) error {
 	// A simple Exec of many statements, as goose sends them, caches nothing.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
@@ -201,8 +222,8 @@ func migrate(ctx context.Context, config *pgx.ConnConfig, create bool) error {
 	if err != nil {
 		return err
 	}
-	err = prepare(ctx, conn, create)
-	if err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))); err != nil {
+	version, err := prepare(ctx, conn, create)
+	if err = errors.Join(denied(err), conn.Close(context.WithoutCancel(ctx))); err != nil {
 		return err
 	}
 	dir, err := fs.Sub(migrations, "migrations")
@@ -223,10 +244,6 @@ func migrate(ctx context.Context, config *pgx.ConnConfig, create bool) error {
 	if err != nil {
 		return err
 	}
-	version, err := p.GetDBVersion(ctx)
-	if err != nil {
-		return err
-	}
 	sources := p.ListSources()
 	newest := sources[len(sources)-1].Version
 	if version > newest {
@@ -235,22 +252,43 @@ func migrate(ctx context.Context, config *pgx.ConnConfig, create bool) error {
 	if version < newest {
 		_, err = p.Up(ctx)
 	}
-	return err
+	var e *pgconn.PgError
+	if !errors.As(err, &e) || e.Code != "42501" { // insufficient_privilege
+		return err
+	}
+	if e.Hint != "" { // 00004_roles.sql
+		return &lifecycle.Refused{Check: "role", Reason: e.Message, Hint: "have somebody who may create roles run: " + e.Hint}
+	}
+	return &lifecycle.Refused{Check: "role", Reason: fmt.Sprintf("the schema is version %d and has to become %d, which %s may not do: %s", version, newest, config.User, e.Message),
+		Hint: "name a connection as its owner in the configuration, as store_admin"}
 }
 
-// prepare makes the schema that goose's own table goes into.
-func prepare(ctx context.Context, conn *pgx.Conn, create bool) error {
+// prepare makes the schema that goose's own table goes into, and says which version
+// is in it.
+func prepare(ctx context.Context, conn *pgx.Conn, create bool) (version int64, err error) {
 	if err := checkServer(ctx, conn); err != nil {
-		return err
+		return 0, err
 	}
-	if !create {
-		var there bool
-		err := conn.QueryRow(ctx, `SELECT to_regclass('lotkeeper.meta') IS NOT NULL`).Scan(&there)
-		if err == nil && !there {
-			err = ErrNotCreated
-		}
-		return err
+	if create {
+		err = makeSchema(ctx, conn)
 	}
+	var table string
+	if err == nil {
+		err = conn.QueryRow(ctx, `SELECT coalesce(to_regclass(CASE WHEN $1 THEN 'lotkeeper.goose_db_version' ELSE 'lotkeeper.meta' END)::text, '')`, create).Scan(&table)
+	}
+	switch {
+	case err != nil:
+		return 0, err
+	case table == "" && create:
+		return 0, nil
+	case table == "":
+		return 0, ErrNotCreated
+	}
+	err = conn.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM lotkeeper.goose_db_version WHERE is_applied`).Scan(&version)
+	return version, err
+}
+
+func makeSchema(ctx context.Context, conn *pgx.Conn) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		// IF NOT EXISTS alone fails when two do it at once.
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, lockKey); err != nil {
@@ -377,8 +415,10 @@ func (s *Store) attempt(ctx context.Context, mode lockMode, fn func(context.Cont
 	if err := fn(ctx, tx); err != nil {
 		return err
 	}
-	if err := tx.advance(ctx); err != nil {
-		return err
+	if s.may.advance {
+		if err := tx.advance(ctx); err != nil {
+			return err
+		}
 	}
 	return tx.Commit(ctx)
 }
@@ -436,7 +476,7 @@ func (s *Store) withLease(l lifecycle.Lease, fn func(context.Context, *txn) erro
 // exec runs a statement and says how many rows it changed.
 func (tx *txn) exec(ctx context.Context, sql string, args ...any) (int64, error) {
 	tag, err := tx.Exec(ctx, sql, args...)
-	return tag.RowsAffected(), err
+	return tag.RowsAffected(), denied(err)
 }
 
 // moved turns an update that found nothing into ErrMoved.
@@ -461,7 +501,7 @@ func exactly(want int) func(int64, error) error {
 // copyInto inserts rows.
 func (tx *txn) copyInto(ctx context.Context, into string, rows *copyRows) error {
 	tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(rows.b), `COPY `+into+` FROM STDIN (FORMAT binary)`)
-	return exactly(rows.n)(tag.RowsAffected(), err)
+	return exactly(rows.n)(tag.RowsAffected(), denied(err))
 }
 
 // appendLeaf commits a leaf with tx, and returns its id. It takes the id here,
@@ -496,11 +536,7 @@ func (tx *txn) advance(ctx context.Context) error {
 		if i > 0 && at.Equal(tx.leaves[i-1]) {
 			continue
 		}
-		floor := at.Add(-lifecycle.MaxJump)
-		if floor.Year() < 1 {
-			floor = time.Time{}
-		}
-		if _, err := tx.exec(ctx, `UPDATE lotkeeper.meta SET trusted_time = $1 WHERE trusted_time < $1 AND trusted_time >= $2`, stamp(at), stamp(floor)); err != nil {
+		if _, err := tx.exec(ctx, `SELECT lotkeeper.advance($1)`, stamp(at)); err != nil {
 			return err
 		}
 	}

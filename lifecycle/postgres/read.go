@@ -214,7 +214,7 @@ var errStop = errors.New("enough was read")
 // and use the transaction in between.
 func stream(ctx context.Context, tx pgx.Tx, page func([]stored) error, query string, args ...any) error {
 	if _, err := tx.Exec(ctx, `DECLARE page NO SCROLL CURSOR FOR `+query, args...); err != nil {
-		return err
+		return denied(err)
 	}
 	for {
 		rs, err := all(ctx, tx, scanStored, fmt.Sprintf(`FETCH %d FROM page`, pageRows))
@@ -325,7 +325,7 @@ func (s *Store) Sealed(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecyc
 }
 
 const segmentColumns = `g.segment_no, g.segment_id, c.class_id, g.state, g.run_id, g.records, g.object_key, g.object_size, g.object_sha256, g.plaintext_sha256,
-	g.merkle_root, g.manifest_key, g.manifest_size, g.manifest_sha256, g.wrapped_identity, g.retain_until, g.created_at`
+	g.merkle_root, g.manifest_key, g.manifest_size, g.manifest_sha256, g.retain_until, g.created_at`
 
 func (s *Store) segments(ctx context.Context, cond string, args ...any) ([]lifecycle.Segment, error) {
 	var out []lifecycle.Segment
@@ -335,9 +335,15 @@ func (s *Store) segments(ctx context.Context, cond string, args ...any) ([]lifec
 			index[c.int()] = len(out)
 			out = append(out, lifecycle.Segment{ID: c.text(), Class: c.text(), State: lifecycle.SegmentState(c.text()), RunID: c.text(), Records: int(c.int()),
 				ObjectKey: c.text(), ObjectSize: c.int(), ObjectSHA256: c.sum(), PlaintextSHA256: c.sum(), Root: c.sum(),
-				ManifestKey: c.text(), ManifestSize: c.int(), ManifestSHA256: c.sum(), WrappedIdentity: c.bytes(), RetainUntil: c.time(), CreatedAt: c.time()})
+				ManifestKey: c.text(), ManifestSize: c.int(), ManifestSHA256: c.sum(), RetainUntil: c.time(), CreatedAt: c.time()})
 		}, `SELECT `+segmentColumns+` FROM lotkeeper.segments g JOIN lotkeeper.classes c ON c.class_no = g.class_no WHERE `+cond+` ORDER BY g.segment_id`, args...); err != nil {
 			return err
+		}
+		if s.may.identities {
+			if err := each(ctx, tx, func(c *columns) { out[index[c.int()]].WrappedIdentity = c.bytes() },
+				`SELECT g.segment_no, g.wrapped_identity FROM lotkeeper.segments g WHERE `+cond, args...); err != nil {
+				return err
+			}
 		}
 		return each(ctx, tx, func(c *columns) {
 			g := &out[index[c.int()]]
@@ -461,4 +467,14 @@ func (s *Store) Counts(ctx context.Context) (map[lifecycle.State]int64, error) {
 		return nil, fmt.Errorf("couldn't count records: %w", err)
 	}
 	return out, nil
+}
+
+// MayUnmask asks for a membership of lotkeeper_unmask. Where nobody has made that role,
+// none were set up.
+func (s *Store) MayUnmask(ctx context.Context) (bool, error) {
+	may, err := one(ctx, s.pool, func(c *columns) bool { return c.int() == 1 }, `SELECT coalesce((SELECT pg_has_role(session_user, oid, 'MEMBER') FROM pg_roles WHERE rolname = 'lotkeeper_unmask'), true)`)
+	if err != nil {
+		return false, fmt.Errorf("couldn't see who may unmask: %w", err)
+	}
+	return may, nil
 }

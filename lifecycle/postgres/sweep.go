@@ -58,7 +58,7 @@ func (s *Store) DuePage(ctx context.Context, archiveClass string, now time.Time,
 func (s *Store) Checksums(ctx context.Context, ids []string) (map[string][32]byte, error) {
 	out := make(map[string][32]byte, len(ids))
 	err := each(ctx, s.pool, func(c *columns) { out[c.text()] = c.sum() },
-		`SELECT r.record_id, r.checksum FROM `+recordsOf+` WHERE r.state = 'active'`, ids)
+		`SELECT r.record_id, r.checksum FROM `+recordsOf(`record_id, state, checksum`)+` WHERE r.state = 'active'`, ids)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read back %d checksums: %w", len(ids), err)
 	}
@@ -180,7 +180,7 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		}
 		var kept []string
 		if len(seqs) < len(members) {
-			if kept, err = all(ctx, tx, (*columns).text, `SELECT r.record_id FROM `+recordsOf+` WHERE r.state = 'active' AND NOT r.seq = ANY($2) ORDER BY r.seq`, ids, seqs); err != nil {
+			if kept, err = all(ctx, tx, (*columns).text, `SELECT r.record_id FROM `+recordsOf(`seq, record_id, state`)+` WHERE r.state = 'active' AND NOT r.seq = ANY($2) ORDER BY r.seq`, ids, seqs); err != nil {
 				return err
 			}
 		}

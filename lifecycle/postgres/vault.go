@@ -82,7 +82,12 @@ func (s *Store) ActivateVault(ctx context.Context, name string, leaf lifecycle.L
 		if missing > 0 {
 			return fmt.Errorf("it lacks %d segments: %w", missing, lifecycle.ErrMoved)
 		}
-		return tx.moveVault(ctx, name, []string{string(lifecycle.Joining)}, lifecycle.ActiveVault, leaf)
+		active, err := one(ctx, tx, (*columns).int, `SELECT lotkeeper.activate_vault($1, $2)`, name, stamp(leaf.At))
+		if err := moved(active, err, "it is not joining"); err != nil {
+			return err
+		}
+		_, err = tx.appendLeaf(ctx, leaf)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("couldn't make vault %s active: %w", name, err)
@@ -99,20 +104,15 @@ func (s *Store) RetireVault(ctx context.Context, name string, leaf lifecycle.Lea
 		if others == 0 {
 			return lifecycle.ErrLastVault
 		}
-		return tx.moveVault(ctx, name, []string{string(lifecycle.Joining), string(lifecycle.ActiveVault)}, lifecycle.Retiring, leaf)
+		n, err := tx.exec(ctx, `UPDATE lotkeeper.vaults SET state = 'retiring', since = $1 WHERE name = $2 AND state IN ('joining', 'active')`, stamp(leaf.At), name)
+		if err := moved(n, err, "it is neither joining nor active"); err != nil {
+			return err
+		}
+		_, err = tx.appendLeaf(ctx, leaf)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("couldn't retire vault %s: %w", name, err)
 	}
 	return nil
-}
-
-// moveVault is the compare-and-swap of a vault's state, with its leaf.
-func (tx *txn) moveVault(ctx context.Context, name string, from []string, to lifecycle.VaultState, leaf lifecycle.Leaf) error {
-	n, err := tx.exec(ctx, `UPDATE lotkeeper.vaults SET state = $1, since = $2 WHERE name = $3 AND state = ANY($4)`, string(to), stamp(leaf.At), name, from)
-	if err := moved(n, err, fmt.Sprintf("it is not %q", from)); err != nil {
-		return err
-	}
-	_, err = tx.appendLeaf(ctx, leaf)
-	return err
 }

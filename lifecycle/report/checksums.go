@@ -32,8 +32,26 @@ type ChecksumRow struct {
 }
 
 // Checksums yields the checksum report of a query in order of event time. The
-// state is the one people see: held while a hold covers the record.
+// state is the one people see: held while a hold covers the record. The trail has who
+// was given it.
 func Checksums(ctx context.Context, e *lifecycle.Engine, q lifecycle.Query) iter.Seq2[ChecksumRow, error] {
+	return func(yield func(ChecksumRow, error) bool) {
+		rows, stopped := 0, false
+		for row, err := range checksums(ctx, e, q) {
+			if stopped = !yield(row, err) || err != nil; stopped {
+				break
+			}
+			rows++
+		}
+		if err := e.Reported(ctx, "checksums", q, rows); err != nil && stopped {
+			e.Log.Error().Err(err).Msg("the audit trail does not have the report")
+		} else if err != nil {
+			yield(ChecksumRow{}, err)
+		}
+	}
+}
+
+func checksums(ctx context.Context, e *lifecycle.Engine, q lifecycle.Query) iter.Seq2[ChecksumRow, error] {
 	return func(yield func(ChecksumRow, error) bool) {
 		s := e.Store
 		holds, err := e.HoldSet(ctx)
@@ -86,11 +104,12 @@ func Checksums(ctx context.Context, e *lifecycle.Engine, q lifecycle.Query) iter
 // the format that `sha256sum -c` reads in a vault's directory, each once.
 func SHA256Sums(ctx context.Context, w io.Writer, e *lifecycle.Engine, q lifecycle.Query) error {
 	s := e.Store
+	asked := q
 	q, err := e.Select(ctx, q)
 	if err != nil {
 		return err
 	}
-	done := map[string]bool{"": true}
+	rows, done := 0, map[string]bool{"": true}
 	for r, err := range s.Rows(ctx, q) {
 		if err != nil {
 			return err
@@ -106,6 +125,7 @@ func SHA256Sums(ctx context.Context, w io.Writer, e *lifecycle.Engine, q lifecyc
 		if _, err := fmt.Fprintf(w, "%x  %s\n%x  %s\n", g.ObjectSHA256, g.ObjectKey, g.ManifestSHA256, g.ManifestKey); err != nil {
 			return err
 		}
+		rows += 2
 	}
-	return nil
+	return e.Reported(ctx, "sha256sum", asked, rows)
 }

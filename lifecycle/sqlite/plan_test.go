@@ -376,6 +376,6 @@ func fillTables(t testing.TB, s *Store) {
 		`INSERT INTO log_entries SELECT leaf_id - 1, leaf_id FROM leaves WHERE leaf_id <= 1500`,
 		`DELETE FROM log_pending WHERE leaf_id <= 1500`,
 		numbers(3000)+`INSERT INTO log_hashes SELECT i - 1, zeroblob(32) FROM n`,
-		`INSERT INTO runs SELECT 'run-' || hold_no, 'sweep', '', '2020-01-01T00:00:00.000000000Z', '', 'done', '' FROM holds`,
+		`INSERT INTO runs SELECT 'run-' || hold_no, 'sweep', '', '2020-01-01T00:00:00.000000000Z', '', 'running', '' FROM holds`,
 		`COMMIT`)
 }

@@ -143,6 +143,7 @@ func cancelled(k *kit) {
 		"Published":      func(s lifecycle.Store) error { return s.Published(done, "main", 1) },
 		"Rebase":         func(s lifecycle.Store) error { return s.Rebase(done, k.lease, 0) },
 		"Replay":         func(s lifecycle.Store) error { return s.Replay(done, k.lease, 0, l, nil) },
+		"MayUnmask":      func(s lifecycle.Store) error { return none(s.MayUnmask(done)) },
 	}
 	k.unchanged("a cancelled call", func() {
 		for name, call := range calls {

@@ -112,6 +112,7 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"Iterators", iterators},
 		{"NotFound", notFound},
 		{"Counts", counts},
+		{"MayUnmask", mayUnmask},
 
 		{"Reopen", reopen},
 		{"Cancelled", cancelled},

@@ -307,6 +307,10 @@ func (f *Faulty) Counts(ctx context.Context) (map[lifecycle.State]int64, error) 
 	return get(f, "Counts", func() (map[lifecycle.State]int64, error) { return f.Store.Counts(ctx) })
 }
 
+func (f *Faulty) MayUnmask(ctx context.Context) (bool, error) {
+	return get(f, "MayUnmask", func() (bool, error) { return f.Store.MayUnmask(ctx) })
+}
+
 func (f *Faulty) Close() error { return f.do("Close", f.Store.Close) }
 
 func (f *Faulty) Sequence(ctx context.Context) (int64, error) {

@@ -269,3 +269,10 @@ func counts(k *kit) {
 		}
 	}
 }
+
+// mayUnmask: whoever owns the database may see all that is in it.
+func mayUnmask(k *kit) {
+	if may, err := k.MayUnmask(k.ctx); err != nil || !may {
+		k.Errorf("the owner may unmask: %v, %v", may, err)
+	}
+}
