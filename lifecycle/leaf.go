@@ -99,7 +99,7 @@ var Actions = []string{
 	ActionInit, ActionRunStarted, ActionRunFinished, ActionRunInterrupted, ActionClassOpened, ActionIngested,
 	ActionHoldPlaced, ActionHoldExtended, ActionHoldReleased, ActionHoldEnded, ActionLegalHoldSet, ActionLegalHoldOff, ActionLegalHoldGone,
 	ActionStaged, ActionVerified, ActionAbandoned, ActionArchived, ActionSettled, ActionResealed,
-	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionClockAccepted, ActionKeyringMended, ActionIdentityShown,
+	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
 	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionDryRun, ActionRefused,
 	ActionVaultAdded, ActionVaultCopied, ActionVaultActive, ActionVaultRetiring,
 }

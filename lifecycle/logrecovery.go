@@ -504,7 +504,11 @@ func (r *logRecovery) effect(ctx context.Context, i int64, en *audit.Entry) (Eff
 		if fresh {
 			r.taken += b.Records
 		}
-		r.lostIngests = append(r.lostIngests, RecoveryLoss{LostIngest, en.RunID, b.Records, b.File})
+		if n := len(r.lostIngests) - 1; n >= 0 && r.lostIngests[n].Subject == en.RunID && r.lostIngests[n].Detail == b.File {
+			r.lostIngests[n].Records += b.Records
+		} else {
+			r.lostIngests = append(r.lostIngests, RecoveryLoss{LostIngest, en.RunID, b.Records, b.File})
+		}
 	case ActionRecovered:
 		if fresh {
 			r.excused += b.Lost

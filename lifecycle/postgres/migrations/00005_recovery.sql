@@ -125,8 +125,16 @@ BEGIN
               WHERE c.relnamespace = 'lotkeeper'::regnamespace AND NOT g.tgisinternal AND g.tgenabled <> 'A' LOOP
         EXECUTE format('ALTER TABLE lotkeeper.%I ENABLE ALWAYS TRIGGER %I', guard.relname, guard.tgname);
     END LOOP;
+    IF pg_has_role(current_user, 'lotkeeper_owner', 'USAGE') THEN
+        ALTER TABLE lotkeeper.never OWNER TO lotkeeper_owner;
+        ALTER TABLE lotkeeper.recovering OWNER TO lotkeeper_owner;
+        ALTER FUNCTION lotkeeper.log_kept() OWNER TO lotkeeper_owner;
+        ALTER FUNCTION lotkeeper.log_published_forward() OWNER TO lotkeeper_owner;
+    END IF;
 END $$;
 -- +goose StatementEnd
+
+REVOKE EXECUTE ON FUNCTION lotkeeper.log_kept(), lotkeeper.log_published_forward() FROM PUBLIC;
 
 -- +goose Down
 -- The log is not ours to drop: there is no way back from here.
