@@ -173,7 +173,7 @@ func (e *Engine) Publish(ctx context.Context) (Publication, error) {
 				p.Size = res.Size
 				return
 			}
-			if err := e.publishTo(ctx, v, p.Size, res.Size, checkpoint); err != nil {
+			if err := e.publishTo(ctx, v, verifier, p.Size, res.Size, checkpoint); err != nil {
 				p.Problem, errs[i] = err.Error(), fmt.Errorf("vault %s: %w", v.Name(), err)
 				return
 			}
@@ -207,7 +207,20 @@ func (e *Engine) logVaults(ctx context.Context, fits func(VaultRow) bool) ([]arc
 	return out, nil
 }
 
-func (e *Engine) publishTo(ctx context.Context, v archive.Vault, from, size int64, checkpoint []byte) error {
+func (e *Engine) publishTo(ctx context.Context, v archive.Vault, verifier note.Verifier, from, size int64, checkpoint []byte) error {
+	// A hold is placed also in a database that was restored. What it would be signed
+	// into is another log, and must not get beside the true one.
+	newest, err := e.newestCheckpoint(ctx, v, verifier)
+	if err != nil {
+		return err
+	}
+	now, err := e.Store.LogState(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.agrees(ctx, now.Size, newest.Checkpoint, v.Name()); err != nil {
+		return err
+	}
 	for o, err := range audit.Objects(from, size, e.storedHashes(ctx), e.logBytes(ctx)) {
 		if err != nil {
 			return fmt.Errorf("couldn't read the log: %w", err)
@@ -339,11 +352,8 @@ func (e *Engine) checkLog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	vaults, err := e.logVaults(ctx, func(VaultRow) bool { return true })
-	if err != nil {
-		return err
-	}
-	for _, v := range vaults {
+	// All that are configured: an older database does not know one that was added since.
+	for _, v := range e.Vaults {
 		// Others publish at the same time: what is compared with a checkpoint is read
 		// after it, and what must be in the vault before.
 		before, err := e.Store.LogState(ctx)

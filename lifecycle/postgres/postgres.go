@@ -72,21 +72,33 @@ var _ lifecycle.Store = (*Store)(nil)
 // first, and its time the first trusted one. ErrExists. What a Create that fails
 // has left behind is finished by the next one.
 func Create(ctx context.Context, o Options, epoch uint64, leaf lifecycle.Leaf) (*Store, error) {
+	return start(ctx, o, epoch, leaf, func(ctx context.Context, tx *txn) error {
+		_, err := tx.appendLeaf(ctx, leaf)
+		return err
+	})
+}
+
+// Restore is Create with the first entry of a log that is published: what the
+// database was is replayed from there.
+func Restore(ctx context.Context, o Options, first lifecycle.Leaf) (*Store, error) {
+	return start(ctx, o, 0, first, func(ctx context.Context, tx *txn) error { return tx.replay(ctx, 0, first, nil) })
+}
+
+func start(ctx context.Context, o Options, epoch uint64, first lifecycle.Leaf, begin func(context.Context, *txn) error) (*Store, error) {
 	s, err := open(ctx, o, true)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't create the database: %w", err)
 	}
 	err = s.write(ctx, exclusive, func(ctx context.Context, tx *txn) error {
 		n, err := tx.exec(ctx, `INSERT INTO lotkeeper.meta (one, created_at, epoch, trusted_time) VALUES (1, $1, $2, $1) ON CONFLICT DO NOTHING`,
-			stamp(leaf.At), int64(epoch))
+			stamp(first.At), int64(epoch))
 		if err == nil && n == 0 {
 			err = ErrExists
 		}
 		if err != nil {
 			return err
 		}
-		_, err = tx.appendLeaf(ctx, leaf)
-		return err
+		return begin(ctx, tx)
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("couldn't create the database: %w", err), s.Close())
@@ -496,18 +508,26 @@ func (tx *txn) copyInto(ctx context.Context, into string, rows *copyRows) error 
 // appendLeaf commits a leaf with tx, and returns its id. It takes the id here,
 // under the lock.
 func (tx *txn) appendLeaf(ctx context.Context, l lifecycle.Leaf) (int64, error) {
-	body := string(l.Body)
-	if body == "" {
-		body = "{}"
-	}
+	return tx.writeLeaf(ctx, l, `session_user`)
+}
+
+func (tx *txn) writeLeaf(ctx context.Context, l lifecycle.Leaf, role string, args ...any) (int64, error) {
 	id, err := one(ctx, tx, (*columns).int, `INSERT INTO lotkeeper.leaves (at, actor, action, run_id, subject, body, software, role)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, session_user) RETURNING leaf_id`,
-		stamp(l.At), l.Actor, l.Action, l.RunID, l.Subject, body, l.Software)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, `+role+`) RETURNING leaf_id`,
+		append([]any{stamp(l.At), l.Actor, l.Action, l.RunID, l.Subject, bodyOf(l), l.Software}, args...)...)
 	if err != nil {
 		return 0, fmt.Errorf("couldn't write audit leaf %s: %w", l.Action, err)
 	}
 	tx.leaves = append(tx.leaves, l.At)
 	return id, nil
+}
+
+// bodyOf is a leaf's body as it is stored.
+func bodyOf(l lifecycle.Leaf) string {
+	if len(l.Body) == 0 {
+		return "{}"
+	}
+	return string(l.Body)
 }
 
 // advance moves the trusted time along with the leaves. It comes last: there is
