@@ -415,7 +415,7 @@ func TestVaultRequests(t *testing.T) {
 			return nil, nil
 		}}
 		w.sweep()
-		checked, put := []string{"Status", "Versions", "Get"}, []string{"Versions", "Get", "Put", "Put", "Put"}
+		checked, put := []string{"Versions", "Get", "Status"}, []string{"Versions", "Get", "Put", "Put", "Put"}
 		want := slices.Concat(checked, []string{"Put", "Put", "Get", "Get"}, put, put)
 		if lost {
 			put = []string{"Versions", "Get", "Put", "Versions", "Get", "Put", "Versions", "Get", "Put", "Versions", "Get"}
