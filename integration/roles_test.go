@@ -52,6 +52,10 @@ var permitted = []struct {
 	{"vault sync", "vault sync second", []string{"sweeper"}},
 	{"vault retire", "vault retire second", []string{"admin"}},
 	{"doctor", "doctor", databaseRoles},
+	{"audit log", "audit log", databaseRoles},
+	{"audit verify", "audit verify", readingRoles},
+	{"audit proof", "audit proof old", readingRoles},
+	{"audit checkpoint", "audit checkpoint", []string{"ingest", "sweeper", "recall", "admin"}},
 	{"init, of what is there", "init", databaseRoles},
 }
 
