@@ -202,6 +202,8 @@ type Query struct {
 	Reach Reach
 	// Segment selects the records that are archived in one segment.
 	Segment string
+	// Class selects the records whose DEK a hot or deferral class wraps, or did last.
+	Class string
 	Limit   int
 }
 
