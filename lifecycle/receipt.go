@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,7 +38,8 @@ type ReceiptSummary struct {
 	Kind        ClassKind     `json:"kind"`
 	DestroyedAt string        `json:"destroyed_at"`
 	Status      ReceiptStatus `json:"status"`
-	// FinalAt is when the last backup that opens it must be gone; empty if nobody knows.
+	// FinalAt is the beginning of the day, UTC, on which the last backup that opens it
+	// must be gone; empty if nobody knows.
 	FinalAt string `json:"final_at"`
 	// Pending says why it is not final.
 	Pending []string `json:"pending"`
@@ -167,13 +169,16 @@ type ReceiptDisclosure struct {
 	At    string `json:"at"`
 	Actor string `json:"actor"`
 	Role  string `json:"role"`
-	Index int64  `json:"index"`
+	// Index is the entry's place in the log; -1 while it has none.
+	Index int64 `json:"index"`
 	// Records counts those of the class at most: what the query of an export covers now,
 	// whatever it gave.
 	Records int64 `json:"records"`
 	// Given counts all that the export gave; null if the log does not have its end.
 	Given    *int64 `json:"given"`
 	Unmasked bool   `json:"unmasked"`
+
+	leaf int64
 }
 
 // NotStated is a field of the sample certificate that the receipt leaves open.
@@ -249,10 +254,10 @@ func (rs *receipts) summary(c *Class) ReceiptSummary {
 		if again := rs.newest[c.ID]; again.After(last) {
 			last = again
 		}
-		final := clamp(last.Add(keeps))
+		final := nextDay(last.Add(keeps))
 		s.FinalAt = cte.FormatTime(final)
 		if rs.now.Before(final) {
-			pending("a backup of the keyring from before the destruction may be kept until %s", s.FinalAt)
+			pending("a backup of the keyring from before the destruction may be kept until %s", final.Format(time.DateOnly))
 		}
 	}
 	for _, copy := range rs.copies {
@@ -267,6 +272,13 @@ func (rs *receipts) summary(c *Class) ReceiptSummary {
 		s.Status = ReceiptFinal
 	}
 	return s
+}
+
+// nextDay is the first midnight, UTC, that is not before the time: the day on which
+// something is over for certain.
+func nextDay(t time.Time) time.Time {
+	const day = 24 * time.Hour
+	return clamp(t.UTC().Add(day - 1).Truncate(day))
 }
 
 // Receipts lists the destroyed classes with what their receipts come to.
@@ -510,7 +522,7 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
 	}
 	for _, l := range shown {
 		if n, ok := in[l.Subject]; ok {
-			r.Disclosures = append(r.Disclosures, ReceiptDisclosure{Kind: DisclosedByIdentity, ID: l.Subject, At: cte.FormatTime(l.At), Actor: l.Actor, Role: l.Role, Index: l.Index, Records: n, Given: &n, Unmasked: true})
+			r.Disclosures = append(r.Disclosures, ReceiptDisclosure{Kind: DisclosedByIdentity, ID: l.Subject, At: cte.FormatTime(l.At), Actor: l.Actor, Role: l.Role, Index: l.Index, Records: n, Given: &n, Unmasked: true, leaf: l.ID})
 		}
 	}
 	for _, x := range exports {
@@ -518,7 +530,7 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
 			r.Disclosures = append(r.Disclosures, x.ReceiptDisclosure)
 		}
 	}
-	slices.SortStableFunc(r.Disclosures, func(a, b ReceiptDisclosure) int { return cmp.Compare(a.At, b.At) })
+	slices.SortFunc(r.Disclosures, func(a, b ReceiptDisclosure) int { return cmp.Compare(a.leaf, b.leaf) })
 	return nil
 }
 
@@ -543,7 +555,7 @@ func (rs *receipts) exports(ctx context.Context) (out []exported, err error) {
 				return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
 			}
 			at[l.Subject] = len(out)
-			out = append(out, exported{ReceiptDisclosure{Kind: DisclosedByExport, ID: l.Subject, At: cte.FormatTime(l.At), Actor: l.Actor, Role: l.Role, Index: l.Index}, body.Query, 0})
+			out = append(out, exported{ReceiptDisclosure{Kind: DisclosedByExport, ID: l.Subject, At: cte.FormatTime(l.At), Actor: l.Actor, Role: l.Role, Index: l.Index, leaf: l.ID}, body.Query, 0})
 		case !ok:
 		case l.Action == ActionUnmasked:
 			out[i].Unmasked = true
@@ -580,7 +592,7 @@ func notCovered(r *Receipt) []string {
 					open++
 				}
 			}
-			say("the archived copies of %d records, in %d segments under keys of their own: %d of the segments can be read", n, len(r.Media.Segments), open)
+			say("the archived copies of the records: %d, under keys of their own; segments %d, of which can be read %d", n, len(r.Media.Segments), open)
 		}
 	} else {
 		objects, last := 0, ""
@@ -591,16 +603,16 @@ func notCovered(r *Receipt) []string {
 			}
 		}
 		if objects > 0 {
-			say("the ciphertext: %d objects in the vaults cannot be deleted before their locks have ended, the last at %s; no key opens them", objects, last)
+			say("the ciphertext, which no key opens: objects in vaults %d, none of which can be deleted before its lock has ended, the last at %s", objects, last)
 		}
 	}
 	if r.Media.Moved > 0 {
-		say("%d records whose keys were moved to other classes before: they live on there", r.Media.Moved)
+		say("records whose keys were moved to other classes before, and live on there: %d", r.Media.Moved)
 	}
 	say("backups of the keyring from before the destruction: whoever has one, and a backup of the database or an object of that time, can read the records")
 	say("copies of the keyring that its key store does not know of: of its directory, of a disk, of a deleted file")
 	if n := len(r.Disclosures); n > 0 {
-		say("what was given out: %d exports or identities that may have had records of this class are listed as disclosures", n)
+		say("what was given out: the exports and identities that may have had records of this class are listed, %d in all", n)
 	} else {
 		say("what was given out by other ways than this program: its log has no disclosure of records of this class")
 	}
@@ -623,6 +635,11 @@ func (e *Engine) IssueReceipt(ctx context.Context, class string) (Receipt, []byt
 	if err != nil {
 		return Receipt{}, nil, err
 	}
+	// Disclosures of just now shall have their index. Who may not give it to them, as an
+	// auditor, does without.
+	if _, err := e.Store.Sequence(ctx); err != nil {
+		e.Log.Debug().Err(err).Msg("the newest leaves have no index yet")
+	}
 	r, err := e.Receipt(ctx, class)
 	if err != nil {
 		return Receipt{}, nil, err
@@ -644,7 +661,7 @@ func (e *Engine) IssueReceipt(ctx context.Context, class string) (Receipt, []byt
 	if _, err := OpenReceipt(msg, r.LogKey); err != nil {
 		return Receipt{}, nil, err
 	}
-	leaf := e.leaf(e.Now(), ActionReceipt, "", class, map[string]any{"status": r.Status, "final_at": r.FinalAt, "receipt_sha256": hashOf(r)})
+	leaf := e.leaf(e.Now(), ActionReceipt, "", class, map[string]any{"status": r.Status, "final_at": r.FinalAt, "receipt_sha256": hexOf(sha256.Sum256(msg))})
 	if err := e.Store.Append(ctx, leaf); err != nil {
 		return Receipt{}, nil, err
 	}

@@ -204,7 +204,7 @@ type Query struct {
 	Segment string
 	// Class selects the records whose DEK a hot or deferral class wraps, or did last.
 	Class string
-	Limit   int
+	Limit int
 }
 
 // Info is what the database says of itself.

@@ -211,7 +211,7 @@ func receiptScreen(s *screen, r lifecycle.Receipt) {
 		s.fields("", "again", fmt.Sprintf("%s by %s, entry %d", g.At, g.Actor, g.Index))
 	}
 	for _, d := range r.Disclosures {
-		s.fields("", "disclosed", fmt.Sprintf("%s %s by %s at %s: at most %s of the class, entry %d", d.Kind, d.ID, d.Actor, d.At, plural(d.Records, "record"), d.Index))
+		s.fields("", "disclosed", fmt.Sprintf("%s %s by %s at %s: at most %s of the class", d.Kind, d.ID, d.Actor, d.At, plural(d.Records, "record")))
 	}
 	for _, n := range r.NotCovered {
 		s.fields("", "not covered", n)

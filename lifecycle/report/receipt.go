@@ -20,12 +20,12 @@ import (
 
 // Sizes in millimetres on A4, and of type in points.
 const (
-	margin   = 18.0
+	margin   = 16.0
 	labelled = 42.0 // width of the labels
 	paper    = 210.0
 	inner    = paper - 2*margin
 	body     = 8.0
-	leading  = 3.7
+	leading  = 3.5
 )
 
 // maxListed is how many segments and disclosures are printed; the attached receipt has
@@ -54,12 +54,12 @@ func ReceiptPDF(w io.Writer, r *lifecycle.Receipt, msg []byte) error {
 	p.AddUTF8FontFromBytes("go", "B", gobold.TTF)
 	p.AddUTF8FontFromBytes("mono", "", gomono.TTF)
 	p.SetMargins(margin, margin-4, margin)
-	p.SetAutoPageBreak(true, margin)
+	p.SetAutoPageBreak(true, margin-1)
 	p.SetAttachments([]fpdf.Attachment{{Content: msg, Filename: "receipt-" + r.ClassID + ".note", Description: "The receipt as a signed note"}})
 	sum := sha256.Sum256(msg)
 	p.AliasNbPages("")
 	p.SetFooterFunc(func() {
-		p.SetY(-13)
+		p.SetY(-12)
 		p.font("", 6.5, grey)
 		p.CellFormat(inner-20, 4, "class "+r.ClassID+", SHA-256 of the signed receipt "+hex.EncodeToString(sum[:]), "", 0, "L", false, 0, "")
 		p.CellFormat(20, 4, fmt.Sprintf("page %d of {nb}", p.PageNo()), "", 0, "R", false, 0, "")
@@ -107,10 +107,10 @@ func (p *sheet) head(title string) {
 	if _, height := p.GetPageSize(); p.GetY() > height-margin-12 {
 		p.AddPage()
 	}
-	p.Ln(1.6)
+	p.Ln(1.2)
 	p.font("B", 8.5, black)
-	p.CellFormat(inner, 5, title, "B", 1, "L", false, 0, "")
-	p.Ln(0.8)
+	p.CellFormat(inner, 4.6, title, "B", 1, "L", false, 0, "")
+	p.Ln(0.7)
 }
 
 // field prints a name and its value, which may take several lines.
@@ -162,17 +162,17 @@ func (p *sheet) receipt(r *lifecycle.Receipt) {
 	p.head("Media")
 	p.field("Type", fmt.Sprintf("%s, %d bytes", r.Media.Type, r.Media.KeyBytes))
 	p.field("Serial number", r.ClassID)
-	p.field("Kind, period", fmt.Sprintf("%s, from %s to %s", r.Kind, r.PeriodStart, r.PeriodEnd))
+	p.field("Kind, period", fmt.Sprintf("%s, from %s to %s", r.Kind, seconds(r.PeriodStart), seconds(r.PeriodEnd)))
 	wrapped := "the data keys of"
 	if !ofHotCopies(r) {
 		wrapped = "the identities of the segments of"
 	}
-	p.field("It wrapped", fmt.Sprintf("%s %d records; %d others were moved to later keys before", wrapped, r.Media.Records, r.Media.Moved))
+	p.field("It wrapped", fmt.Sprintf("%s %s; moved to later keys before: %d", wrapped, records(r.Media.Records), r.Media.Moved))
 	p.field("Backed up", backedUp(r))
 	p.items("Places of the key store", each(r.Media.Copies, func(c lifecycle.ReceiptCopy) string {
 		return strings.TrimSuffix(fmt.Sprintf("%s, epoch %d; %s", c.Path, c.Epoch, c.Problem), "; ")
 	}))
-	segments := "Archived copies, not destroyed here"
+	segments := "Archived copies"
 	if !ofHotCopies(r) {
 		segments = "Segments"
 	}
@@ -182,14 +182,14 @@ func (p *sheet) receipt(r *lifecycle.Receipt) {
 	p.field("Method, technique", r.Sanitization.Method+", "+r.Sanitization.Technique)
 	p.field("Tool", r.Sanitization.Tool)
 	p.field("Verification", r.Sanitization.Verification)
-	p.field("Destroyed", r.DestroyedAt)
-	p.field("Announced, last check", r.Sanitization.CondemnedAt+", "+r.Sanitization.ExecutingAt)
+	p.field("Destroyed", seconds(r.DestroyedAt))
+	p.field("Announced, last check", seconds(r.Sanitization.CondemnedAt)+", "+seconds(r.Sanitization.ExecutingAt))
 	p.field("Run", r.Sanitization.RunID)
 	p.field("Epoch of the key store", fmt.Sprint(r.Media.Epoch))
 	p.items("Destroyed again", each(r.Again, func(a lifecycle.ReceiptAgain) string {
-		return fmt.Sprintf("%s by %s, entry %d: an older key store had been put back", a.At, a.Actor, a.Index)
+		return fmt.Sprintf("%s by %s, entry %d: an older key store had been put back", seconds(a.At), a.Actor, a.Index)
 	}))
-	who := r.Person.Actor + " (says so himself; nobody has authenticated it)"
+	who := r.Person.Actor + ", by the program's word alone: nobody has authenticated it"
 	if r.Person.Authenticated {
 		who = fmt.Sprintf("%s, database role %s, authenticated by the server", r.Person.Actor, r.Person.Role)
 	}
@@ -239,15 +239,15 @@ func (p *sheet) dash(s string) {
 
 // signatures are the lines for those whom the program cannot know.
 func (p *sheet) signatures(r *lifecycle.Receipt) {
-	const line, gap = 5.6, 8.0
-	lines := []string{"Name", "Title", "Organization", "Location", "Phone", "Signature", "Date"}
+	const line, gap = 6.2, 8.0
+	lines := []string{"Name, title", "Organization", "Location, phone", "Signature, date"}
 	if _, height := p.GetPageSize(); p.GetY()+float64(len(lines))*line+22 > height-margin {
 		p.AddPage()
 	}
 	p.head("Attestation")
 	p.font("", body, black)
 	p.MultiCell(inner, leading, p.text(fmt.Sprintf("Issued at %s by %s with %s. The signed receipt is attached to this file as receipt-%s.note and is what counts; "+
-		"to take it out, type pdfdetach -saveall FILE; to verify it, lotkeeper receipt verify --log-key KEY FILE.", r.IssuedAt, r.IssuedBy, r.Software, r.ClassID)), "", "L", false)
+		"to take it out, type pdfdetach -saveall FILE; to verify it, lotkeeper receipt verify --log-key KEY FILE.", seconds(r.IssuedAt), r.IssuedBy, r.Software, r.ClassID)), "", "L", false)
 	p.Ln(1)
 	width := (inner - gap) / 2
 	p.font("B", body, black)
@@ -271,11 +271,11 @@ func ofHotCopies(r *lifecycle.Receipt) bool {
 func status(r *lifecycle.Receipt) string {
 	switch {
 	case r.Status == lifecycle.ReceiptFinal:
-		return fmt.Sprintf("final since %s: by then the last backup of the key had to be gone", r.FinalAt)
+		return fmt.Sprintf("final since %s: by then the last backup of the key had to be gone", seconds(r.FinalAt))
 	case r.FinalAt == "":
 		return "pending, without a date: until it is known how long backups are kept"
 	}
-	return fmt.Sprintf("pending until %s: until then a backup of the key may be there, and opens what it wrapped", r.FinalAt)
+	return fmt.Sprintf("pending until %s: a backup of the key may be there, and opens what it wrapped", seconds(r.FinalAt))
 }
 
 func backedUp(r *lifecycle.Receipt) string {
@@ -290,18 +290,41 @@ func segmentLine(s lifecycle.ReceiptSegment) string {
 	for _, o := range s.Objects {
 		last = max(last, o.LockedUntil)
 	}
-	return fmt.Sprintf("%s: %d records, key %s (%s), %d objects, locked until %s", s.SegmentID, s.Records, s.Class, s.ClassState, len(s.Objects), last)
+	return fmt.Sprintf("%s: %s, key %s (%s), copies %d, locked until %s", s.SegmentID, records(s.Records), s.Class, s.ClassState, len(s.Objects), seconds(last))
 }
 
 func disclosureLine(d lifecycle.ReceiptDisclosure) string {
 	if d.Kind == lifecycle.DisclosedByIdentity {
-		return fmt.Sprintf("entry %d, %s: %s was given what opens segment %s with %d records of this class", d.Index, d.At, d.Actor, d.ID, d.Records)
+		return fmt.Sprintf("%s, %s: %s was given what opens segment %s with %s of this class", entry(d.Index), seconds(d.At), d.Actor, d.ID, records(d.Records))
 	}
 	given := "its end is not in the log"
 	if d.Given != nil {
-		given = fmt.Sprintf("of all it asked for it gave %d", *d.Given)
+		given = fmt.Sprintf("in all it gave %d", *d.Given)
 	}
-	return fmt.Sprintf("entry %d, %s: %s exported up to %d records of this class (%s)", d.Index, d.At, d.Actor, d.Records, given)
+	return fmt.Sprintf("%s, %s: %s exported at most %s of this class; %s", entry(d.Index), seconds(d.At), d.Actor, records(d.Records), given)
+}
+
+func entry(index int64) string {
+	if index < 0 {
+		return "not in the tree yet"
+	}
+	return fmt.Sprintf("entry %d", index)
+}
+
+func records(n int64) string {
+	if n == 1 {
+		return "1 record"
+	}
+	return fmt.Sprintf("%d records", n)
+}
+
+// seconds leaves the fractions to the attached receipt.
+func seconds(stamp string) string {
+	at, err := cte.ParseTime(stamp)
+	if err != nil {
+		return stamp
+	}
+	return at.Format("2006-01-02 15:04:05Z")
 }
 
 func each[T any](values []T, line func(T) string) []string {
