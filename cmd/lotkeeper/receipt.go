@@ -15,10 +15,10 @@ import (
 )
 
 func newReceipt(a *app) *cobra.Command {
-	return group("receipt", "Certify that class keys were destroyed", `Certify that class keys were destroyed: what, how many records, how, by whom, when,
-under which policy and checkpoint, and what that does not cover. A receipt is pending
-as long as a backup of the keyring may be there, see audit.backup_retention_days in
-the configuration.`,
+	return group("receipt", "Certify that class keys were destroyed", `Certify that class keys were destroyed: what, how many records, how, by whom,
+when, under which policy and checkpoint, and what that does not cover. A receipt
+is pending as long as a backup of the keyring may be there: for how long backups
+are kept is audit.backup_retention_days in the configuration.`,
 		newReceiptList(a), newReceiptShow(a), newReceiptIssue(a), newReceiptVerify(a))
 }
 
@@ -27,7 +27,7 @@ func newReceiptList(a *app) *cobra.Command {
 		Use:   "list",
 		Short: "List the destroyed classes with what their receipts come to",
 		Example: `  lotkeeper receipt list
-  lotkeeper receipt list -o json | jq '.[] | select(.status == "pending").class_id'`,
+  lotkeeper receipt list -o csv > receipts.csv`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
@@ -66,8 +66,8 @@ func newReceiptShow(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show CLASS",
 		Short: "Show what the receipt of a class says now, without a signature",
-		Long: `Show what the receipt of a class says now, without a signature. Nothing is written;
-to give it to somebody, type: lotkeeper receipt issue CLASS.`,
+		Long: `Show what the receipt of a class says now, without a signature. Nothing is
+written. To give it to somebody, type: lotkeeper receipt issue CLASS.`,
 		Example: "  lotkeeper receipt show hot-2024-09-13-1",
 		Args:    arguments("CLASS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -91,10 +91,11 @@ func newReceiptIssue(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "issue CLASS",
 		Short: "Print the signed receipt of a class, or a certificate as PDF",
-		Long: `Print the receipt of a class, signed with the log's key: a signed note, whose first
-line is the receipt as JSON. With -o pdf it is a certificate to print and sign by
-hand, which has the signed note attached. Both can be verified without the database.
-The audit trail says that the receipt was issued before it is printed.`,
+		Long: `Print the receipt of a class, signed with the log's key: a signed note, whose
+first line is the receipt as JSON. With -o pdf it is a certificate to print and
+to sign by hand, which has the signed note attached. Both can be verified
+without the database. The audit trail says that the receipt was issued, before
+it is printed.`,
 		Example: `  lotkeeper receipt issue hot-2024-09-13-1 > receipt.note
   lotkeeper receipt issue hot-2024-09-13-1 -o pdf > receipt.pdf
   head -1 receipt.note | jq .not_covered`,
@@ -133,12 +134,11 @@ func newReceiptVerify(a *app) *cobra.Command {
 		Use:   "verify --log-key KEY FILE",
 		Short: "Verify a signed receipt, without the database",
 		Long: `Verify a signed receipt: that the log's key has signed it, that each step of the
-destruction is in the log, that they say what the receipt says, and that the intent
-was published before the key was given up. It needs nothing but the log's public key.
-FILE is what "lotkeeper receipt issue" printed, or what is attached to its PDF; - is
-standard input.`,
-		Example: `  lotkeeper receipt verify --log-key lotkeeper-7h3kq0w2xz+1b2c3d4e+AbCd... receipt.note
-  pdfdetach -saveall receipt.pdf`,
+destruction is in the log, that they say what the receipt says, and that the
+intent was published before the key was given up. It needs nothing but the log's
+public key. FILE is what "lotkeeper receipt issue" printed, or what is attached
+to its PDF; - is standard input.`,
+		Example: `  lotkeeper receipt verify --log-key lotkeeper-7h3kq0w2xz+1b2c3d4e+AbCd... FILE`,
 		Args: arguments("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if key == "" {
