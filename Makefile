@@ -25,7 +25,7 @@ RACE := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
 # tests are the longest, so there it is only those in which something runs at once.
 CONCURRENT := TestGate|TestHoldRace$$|TestHoldAmong|TestWait|TestTraceRace|TestStore/.*(Concurrent|OneRun|Snapshot)
 
-.PHONY: help build demo test test-short servers postgres lint bench bench-servers bench-embedded bench-holds torture fuzz clean
+.PHONY: help build demo test test-short servers postgres lint bench bench-servers bench-embedded bench-holds bench-audit torture fuzz clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -66,7 +66,7 @@ lint: $(LINTER) $(DEADCODE) ## check format, vet, style, dead code, and that no 
 	$(LINTER) run ./...
 	@out="$$($(DEADCODE) -test ./...)"; test -z "$$out" || { echo "$$out"; exit 1; }
 
-bench: bench-servers bench-embedded bench-holds ## measure 1,000,000 records on each of the following (RECORDS=100000 for fewer)
+bench: bench-servers bench-embedded bench-holds bench-audit ## measure 1,000,000 records on each of the following (RECORDS=100000 for fewer)
 
 bench-servers: build postgres $(MINIO) $(AGE) ## PostgreSQL and MinIO, beside a shell pipeline: rows/s, peak memory, requests
 	@missing=$$(for p in psql zstd curl xxd; do command -v $$p >/dev/null || echo $$p; done); \
@@ -78,6 +78,9 @@ bench-embedded: build ## SQLite and a directory: ingest, sweep half of it, read
 
 bench-holds: build postgres $(MINIO) ## how long a hold takes to place while a sweep, an ingest and an export run
 	$(GO) run ./integration/bench -on holds -records $(RECORDS)
+
+bench-audit: build postgres $(MINIO) ## an ingest and a sweep with the transparency log, beside the same without
+	$(GO) run ./integration/bench -on audit -records $(RECORDS)
 
 torture: postgres ## race holds for thousands of rounds on both databases, and put a fault at each call
 	LOTKEEPER_TORTURE=1 $(GO) test -count=1 -timeout 60m -v -run 'TestHoldRace' ./lifecycle/postgres ./lifecycle/sqlite

@@ -2,6 +2,8 @@ package lifecycle
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -59,6 +61,22 @@ func (p Period) ID(n int) string {
 		return fmt.Sprintf("%s-%s-%d", p.Kind, p.Start.Format("2006-01-02"), n)
 	}
 	return fmt.Sprintf("%s-%s-%d", p.Kind, p.Start.Format("2006-01"), n)
+}
+
+// parseClass is the open class that Period.ID has named.
+func parseClass(id string) (Class, error) {
+	for kind, layout := range map[ClassKind]string{HotClass: time.DateOnly, DeferralClass: "2006-01", ArchiveClass: "2006-01"} {
+		rest, ok := strings.CutPrefix(id, string(kind)+"-")
+		if !ok || len(rest) <= len(layout) {
+			continue
+		}
+		start, err := time.Parse(layout, rest[:len(layout)])
+		n, convErr := strconv.Atoi(rest[len(layout)+1:])
+		if p := (Period{kind, start}); err == nil && convErr == nil && p.ID(n) == id {
+			return Class{ID: id, Period: p, Generation: n, State: Open}, nil
+		}
+	}
+	return Class{}, fmt.Errorf("%q is not the id of a class", id)
 }
 
 // ClassState is how far a class key is on its way out. Every move is a

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -18,6 +19,9 @@ type KeyringRecovery struct {
 	// DestroyedAgain are classes that receipts say are destroyed, and whose keys
 	// this older keyring had brought back.
 	DestroyedAgain []string `json:"destroyed_again"`
+	// Resealed counts hot records of those classes that were moved to another first: a
+	// recovery of the log brings back DEKs that a sweep had moved on after the backup.
+	Resealed int `json:"resealed"`
 	// Created are classes whose keys the keyring lacked, and on which nothing
 	// depends: they have new keys.
 	Created []string `json:"created"`
@@ -46,6 +50,9 @@ type LostClass struct {
 func (e *Engine) RecoverKeyring(ctx context.Context) (KeyringRecovery, error) {
 	res := KeyringRecovery{DestroyedAgain: []string{}, Created: []string{}, Lost: []LostClass{}}
 	if err := e.checkLog(ctx); err != nil {
+		return res, err
+	}
+	if err := e.checkLogKey(ctx); err != nil {
 		return res, err
 	}
 	var (
@@ -122,6 +129,14 @@ func (e *Engine) RecoverKeyring(ctx context.Context) (KeyringRecovery, error) {
 		res.DestroyedAgain, res.Created = []string{}, []string{}
 		return res, err
 	}
+	if len(res.Created) > 0 {
+		if _, err := e.Keys.Create(ctx, res.Created); err != nil {
+			return res, fmt.Errorf("couldn't create %d class keys: %w", len(res.Created), err)
+		}
+	}
+	if res.Resealed, err = e.resealAgain(ctx, again); err != nil {
+		return res, err
+	}
 	if len(again) > 0 {
 		permit, err := shred.Authorize(again)
 		if err != nil {
@@ -140,16 +155,46 @@ func (e *Engine) RecoverKeyring(ctx context.Context) (KeyringRecovery, error) {
 			return res, fmt.Errorf("couldn't destroy %d class keys again: %w", len(again), err)
 		}
 	}
-	if len(res.Created) > 0 {
-		if _, err := e.Keys.Create(ctx, res.Created); err != nil {
-			return res, fmt.Errorf("couldn't create %d class keys: %w", len(res.Created), err)
-		}
-	}
 	if status, err = e.Keys.Status(ctx); err != nil {
 		return res, fmt.Errorf("couldn't read the keyring: %w", err)
 	}
 	res.Epoch = status.Epoch
 	return res, e.Store.AcceptKeyring(ctx, status.Epoch, e.leaf(e.Now(), ActionKeyringMended, "", "", res))
+}
+
+// resealAgain moves the DEKs that are left in classes which are about to be destroyed
+// again into the month's deferral class, and corrects the evidence. A recovery of the log
+// has left them, since it cannot tell which of a class's records a sweep had moved on;
+// this older keyring may be the last that opens them.
+func (e *Engine) resealAgain(ctx context.Context, again []shred.Evidence) (moved int, err error) {
+	left := slices.DeleteFunc(slices.Clone(again), func(ev shred.Evidence) bool { return ev.DEKs == 0 })
+	if len(left) == 0 {
+		return 0, nil
+	}
+	s := &sweep{Engine: e, now: e.Now().UTC(), keys: e.keyring(), failed: map[int64]bool{}}
+	if s.res.RunID, err = e.newID("run", s.now); err != nil {
+		return 0, err
+	}
+	run := Run{ID: s.res.RunID, Kind: "sweep", Actor: e.Actor, StartedAt: s.now}
+	if s.lease, err = e.Store.BeginRun(ctx, run, e.leaf(s.now, ActionRunStarted, run.ID, run.ID, map[string]any{"kind": run.Kind, "keyring_recovery": true})); err != nil {
+		return 0, err
+	}
+	for i := range again {
+		for after := int64(0); again[i].DEKs > 0 && err == nil; {
+			var page []DEK
+			if page, err = e.Store.ClassDEKs(ctx, again[i].Class, after, e.Limits.LockRecords); err != nil || len(page) == 0 {
+				break
+			}
+			after = page[len(page)-1].Row.Seq
+			for n := range page {
+				s.failed[page[n].Row.Seq] = true // so that it is moved on, whatever the plan says of it
+			}
+			before := s.res.Resealed
+			err = s.resealPage(ctx, again[i].Class, page)
+			again[i].DEKs -= s.res.Resealed - before
+		}
+	}
+	return s.res.Resealed, errors.Join(err, e.finishRun(ctx, run, map[string]any{"resealed": s.res.Resealed}, err))
 }
 
 // witness looks for something in the database that a key of this keyring opens.

@@ -17,13 +17,18 @@ import (
 // older copy of it back.
 func keyringWorld(t *testing.T) (w *world, ring string) {
 	w = newWorld(t)
+	return w, w.newKeyring()
+}
+
+func (w *world) newKeyring() (ring string) {
+	w.t.Helper()
 	ring = filepath.Join(w.dir, "ring")
 	keys, err := filekeys.Create(ring, filekeys.Options{})
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	w.Keys = keys
-	return w, ring
+	return ring
 }
 
 // putBack replaces the keyring by a copy of it, as another process would find it.

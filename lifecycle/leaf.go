@@ -80,6 +80,7 @@ const (
 	ActionClockAccepted  = "clock-accepted"
 	ActionKeyringMended  = "keyring-recovered"
 	ActionIdentityShown  = "identity-disclosed"
+	ActionRecovered      = "recovered"
 	ActionExportBegun    = "export-begun"
 	ActionUnmasked       = "unmasked"
 	ActionExportLimit    = "export-limit"
@@ -99,7 +100,7 @@ var Actions = []string{
 	ActionInit, ActionRunStarted, ActionRunFinished, ActionRunInterrupted, ActionClassOpened, ActionIngested,
 	ActionHoldPlaced, ActionHoldExtended, ActionHoldReleased, ActionHoldEnded, ActionLegalHoldSet, ActionLegalHoldOff, ActionLegalHoldGone,
 	ActionStaged, ActionVerified, ActionAbandoned, ActionArchived, ActionSettled, ActionResealed,
-	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionReceipt, ActionClockAccepted, ActionKeyringMended, ActionIdentityShown,
+	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionReceipt, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
 	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionDryRun, ActionRefused,
 	ActionVaultAdded, ActionVaultCopied, ActionVaultActive, ActionVaultRetiring,
 }
@@ -125,8 +126,8 @@ func (l Leaf) With(field string, value any) Leaf {
 }
 
 // Archived adds to the leaf of a soft-delete what the Store did: how many records it
-// archived, the Merkle root over their checksums in order of seq, and the ids of those
-// members that stay active.
+// archived, the Merkle root over their checksums in order of due time and seq, which is
+// that of the segment's manifest, and the ids of those members that stay active.
 func (l Leaf) Archived(checksums [][32]byte, kept []string) Leaf {
 	l = l.With("records", len(checksums)).With("checksum_root", hexOf(archive.Root(checksums)))
 	if len(kept) > 0 {

@@ -102,6 +102,15 @@ func (e *Engine) logSigner(v note.Verifier) (note.Signer, error) {
 	return e.LogSigner, nil
 }
 
+// checkLogKey refuses to begin what cannot end unless the log is signed on the way.
+func (e *Engine) checkLogKey(ctx context.Context) error {
+	v, err := e.logVerifier(ctx)
+	if err == nil {
+		_, err = e.logSigner(v)
+	}
+	return err
+}
+
 // storedHashes reads the tree that the database keeps.
 func (e *Engine) storedHashes(ctx context.Context) tlog.HashReader {
 	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) { return e.Store.LogHashes(ctx, indexes) })
@@ -114,7 +123,7 @@ func (e *Engine) storedHashes(ctx context.Context) tlog.HashReader {
 // already, from a publication that was cut off or made at the same time elsewhere, is
 // compared and left; if it differs the log has been forked, which is Refused.
 func (e *Engine) Publish(ctx context.Context) (Publication, error) {
-	var res Publication
+	res := Publication{Vaults: []LogPublication{}}
 	verifier, err := e.logVerifier(ctx)
 	if err != nil {
 		return res, err
@@ -164,7 +173,7 @@ func (e *Engine) Publish(ctx context.Context) (Publication, error) {
 				p.Size = res.Size
 				return
 			}
-			if err := e.publishTo(ctx, v, p.Size, res.Size, checkpoint); err != nil {
+			if err := e.publishTo(ctx, v, verifier, p.Size, res.Size, checkpoint); err != nil {
 				p.Problem, errs[i] = err.Error(), fmt.Errorf("vault %s: %w", v.Name(), err)
 				return
 			}
@@ -198,7 +207,20 @@ func (e *Engine) logVaults(ctx context.Context, fits func(VaultRow) bool) ([]arc
 	return out, nil
 }
 
-func (e *Engine) publishTo(ctx context.Context, v archive.Vault, from, size int64, checkpoint []byte) error {
+func (e *Engine) publishTo(ctx context.Context, v archive.Vault, verifier note.Verifier, from, size int64, checkpoint []byte) error {
+	// A hold is placed also in a database that was restored. What it would be signed
+	// into is another log, and must not get beside the true one.
+	newest, err := e.newestCheckpoint(ctx, v, verifier)
+	if err != nil {
+		return err
+	}
+	now, err := e.Store.LogState(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.agrees(ctx, now.Size, newest.Checkpoint, v.Name()); err != nil {
+		return err
+	}
 	for o, err := range audit.Objects(from, size, e.storedHashes(ctx), e.logBytes(ctx)) {
 		if err != nil {
 			return fmt.Errorf("couldn't read the log: %w", err)
@@ -330,11 +352,8 @@ func (e *Engine) checkLog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	vaults, err := e.logVaults(ctx, func(VaultRow) bool { return true })
-	if err != nil {
-		return err
-	}
-	for _, v := range vaults {
+	// All that are configured: an older database does not know one that was added since.
+	for _, v := range e.Vaults {
 		// Others publish at the same time: what is compared with a checkpoint is read
 		// after it, and what must be in the vault before.
 		before, err := e.Store.LogState(ctx)

@@ -539,6 +539,14 @@ type LogStore interface {
 	// Published records that a vault has confirmed everything up to a checkpoint
 	// of the size; it never goes back.
 	Published(ctx context.Context, vault string, size int64) error
+
+	// Rebase takes the indexes from size on back: the tree ends there, what vaults have
+	// confirmed beyond counts no more, and the leaves wait for an index again.
+	Rebase(ctx context.Context, l Lease, size int64) error
+	// Replay writes a published entry as it was published, its role included, gives it
+	// its index, and does its effect (nil is none). An entry that has the index already
+	// is passed over; ErrMoved if the tree does not end there, or has another.
+	Replay(ctx context.Context, l Lease, index int64, leaf Leaf, e Effect) error
 }
 
 // LogState is how far the log is.

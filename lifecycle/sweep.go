@@ -196,10 +196,14 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 	if err := e.checkClock(ctx, s.now); err != nil {
 		return s.res, err
 	}
+	// Before the vaults are: an older database does not know which of them count.
+	if err := e.checkLog(ctx); err != nil {
+		return s.res, err
+	}
 	if s.vaults, err = e.countingVaults(ctx, s.now); err != nil {
 		return s.res, err
 	}
-	if err := e.checkLog(ctx); err != nil {
+	if err := e.checkLogKey(ctx); err != nil {
 		return s.res, err
 	}
 	if err := e.CheckKeyring(ctx); err != nil {

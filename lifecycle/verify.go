@@ -63,14 +63,24 @@ func (e *Engine) Verify(ctx context.Context) (VerifyResult, error) {
 	}))
 }
 
-// takenIn counts the records that the audit trail says were taken in.
+// takenIn counts the records that the audit trail says were taken in, but for those that
+// a recovery of the log said are lost.
 func (e *Engine) takenIn(ctx context.Context) (int64, error) {
-	leaves, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionIngested}})
+	leaves, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionIngested, ActionRecovered}})
 	if err != nil {
 		return 0, err
 	}
 	var n int64
-	for _, l := range leaves {
+	for i := range leaves {
+		l := &leaves[i]
+		if l.Action == ActionRecovered {
+			lost, err := lostRecords(l)
+			if err != nil {
+				return 0, err
+			}
+			n -= lost
+			continue
+		}
 		var body struct {
 			Records int64 `json:"records"`
 		}

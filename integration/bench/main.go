@@ -27,7 +27,7 @@ import (
 func main() {
 	bin := flag.String("lotkeeper", "bin/lotkeeper", "the program to measure")
 	n := flag.Int("records", 1_000_000, "how many records to ingest")
-	on := flag.String("on", "all", "what: servers, embedded, holds or all")
+	on := flag.String("on", "all", "what: servers, embedded, holds, audit or all")
 	cache := flag.String("cache", ".cache", "where make has built the servers and tools")
 	flag.Parse()
 	if err := run(*bin, *cache, *on, *n); err != nil {
@@ -37,14 +37,14 @@ func main() {
 }
 
 func run(bin, cache, on string, n int) error {
-	parts := map[string]func(*bench) error{"servers": onServers, "embedded": onEmbedded, "holds": onHolds}
+	parts := map[string]func(*bench) error{"servers": onServers, "embedded": onEmbedded, "holds": onHolds, "audit": onAudit}
 	which := []string{on}
 	if on == "all" {
-		which = []string{"servers", "embedded", "holds"}
+		which = []string{"servers", "embedded", "holds", "audit"}
 	}
 	for _, name := range which {
 		if parts[name] == nil {
-			return fmt.Errorf("-on must be servers, embedded, holds or all, not %q", on)
+			return fmt.Errorf("-on must be servers, embedded, holds, audit or all, not %q", on)
 		}
 		if err := runPart(parts[name], bin, cache, n); err != nil {
 			return fmt.Errorf("%s: %w", name, err)

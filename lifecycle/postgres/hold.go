@@ -123,20 +123,8 @@ func (s *Store) place(ctx context.Context, p lifecycle.Placement) error {
 		if err != nil || placed > 0 {
 			return err // placed before, and the acknowledgement got lost
 		}
-		if p.Hold.Reference != "" {
-			// Two that place it at once meet at the unique index, and the second
-			// finds the first here when it is tried again.
-			other, err := one(ctx, tx, (*columns).text, `SELECT hold_id FROM lotkeeper.holds WHERE kind = $1 AND reference = $2 AND reference <> '' AND released_at = ''`,
-				string(p.Hold.Kind), p.Hold.Reference)
-			if err == nil && other == p.Hold.ID {
-				return nil // placed since the look before
-			}
-			if err == nil {
-				return &lifecycle.ReferenceTaken{HoldID: other}
-			}
-			if !errors.Is(err, pgx.ErrNoRows) {
-				return err
-			}
+		if err := free(ctx, tx, &p.Hold); err != nil {
+			return err
 		}
 		if err := insertHold(ctx, tx, &p.Hold); err != nil {
 			return err
@@ -144,6 +132,21 @@ func (s *Store) place(ctx context.Context, p lifecycle.Placement) error {
 		_, err = tx.appendLeaf(ctx, p.Leaf)
 		return err
 	})
+}
+
+// free says whether an open hold has the reference, as *lifecycle.ReferenceTaken. Two
+// that place it at once meet at the unique index, and the second finds the first here
+// when it is tried again.
+func free(ctx context.Context, tx *txn, h *lifecycle.Hold) error {
+	other, err := one(ctx, tx, (*columns).text, `SELECT hold_id FROM lotkeeper.holds WHERE kind = $1 AND reference = $2 AND reference <> '' AND released_at = ''`,
+		string(h.Kind), h.Reference)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows), err == nil && other == h.ID: // placed since the look before
+		return nil
+	case err == nil:
+		return &lifecycle.ReferenceTaken{HoldID: other}
+	}
+	return err
 }
 
 func (s *Store) Extend(ctx context.Context, id string, scopes []lifecycle.Scope, leaf lifecycle.Leaf) error {
@@ -160,12 +163,7 @@ func (s *Store) Extend(ctx context.Context, id string, scopes []lifecycle.Scope,
 		if !have[0].Open() {
 			return fmt.Errorf("hold %s: %w", id, lifecycle.ErrReleased)
 		}
-		var fresh []lifecycle.Scope
-		for _, sc := range scopes {
-			if !slices.Contains(have[0].Scopes, sc) && !slices.Contains(fresh, sc) {
-				fresh = append(fresh, sc)
-			}
-		}
+		fresh := lacks(have[0], scopes)
 		if len(fresh) == 0 {
 			return nil
 		}
@@ -175,6 +173,16 @@ func (s *Store) Extend(ctx context.Context, id string, scopes []lifecycle.Scope,
 		_, err = tx.appendLeaf(ctx, leaf)
 		return err
 	})
+}
+
+// lacks are those of the scopes that a hold has not, each once.
+func lacks(h *lifecycle.Hold, scopes []lifecycle.Scope) (fresh []lifecycle.Scope) {
+	for _, sc := range scopes {
+		if !slices.Contains(h.Scopes, sc) && !slices.Contains(fresh, sc) {
+			fresh = append(fresh, sc)
+		}
+	}
+	return fresh
 }
 
 func (s *Store) Release(ctx context.Context, id, reason string, leaf lifecycle.Leaf) error {

@@ -60,26 +60,30 @@ func (s *Store) LatestClasses(ctx context.Context, periods []lifecycle.Period) (
 
 func (s *Store) OpenClasses(ctx context.Context, classes []lifecycle.Class, epoch uint64, leaf lifecycle.Leaf) error {
 	return s.write(ctx, exclusive, func(ctx context.Context, tx *txn) error {
-		for _, c := range classes {
-			month := monthOf(c.Period.Start)
-			if c.Period.Kind == lifecycle.HotClass {
-				// A late class of a month whose partition was dropped brings it back.
-				if _, err := tx.exec(ctx, `SELECT lotkeeper.open_month($1)`, month); err != nil {
-					return fmt.Errorf("couldn't open a partition for class %s: %w", c.ID, err)
-				}
-			}
-			if _, err := tx.exec(ctx, `INSERT INTO lotkeeper.classes (class_id, kind, period_start, closes_at, month, generation)
-				VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (class_id) DO NOTHING`,
-				c.ID, string(c.Period.Kind), stamp(c.Period.Start), stamp(c.Period.Ends()), month, int64(c.Generation)); err != nil {
-				return fmt.Errorf("couldn't open class %s: %w", c.ID, err)
-			}
-		}
-		if err := logEpoch(ctx, tx, epoch); err != nil {
+		if err := insertClasses(ctx, tx, classes, epoch); err != nil {
 			return err
 		}
 		_, err := tx.appendLeaf(ctx, leaf)
 		return err
 	})
+}
+
+func insertClasses(ctx context.Context, tx *txn, classes []lifecycle.Class, epoch uint64) error {
+	for _, c := range classes {
+		month := monthOf(c.Period.Start)
+		if c.Period.Kind == lifecycle.HotClass {
+			// A late class of a month whose partition was dropped brings it back.
+			if _, err := tx.exec(ctx, `SELECT lotkeeper.open_month($1)`, month); err != nil {
+				return fmt.Errorf("couldn't open a partition for class %s: %w", c.ID, err)
+			}
+		}
+		if _, err := tx.exec(ctx, `INSERT INTO lotkeeper.classes (class_id, kind, period_start, closes_at, month, generation)
+			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (class_id) DO NOTHING`,
+			c.ID, string(c.Period.Kind), stamp(c.Period.Start), stamp(c.Period.Ends()), month, int64(c.Generation)); err != nil {
+			return fmt.Errorf("couldn't open class %s: %w", c.ID, err)
+		}
+	}
+	return logEpoch(ctx, tx, epoch)
 }
 
 // monthOf names the partition that a hot class's payloads are in: 202409.
@@ -163,11 +167,10 @@ func (s *Store) Merge(ctx context.Context, batch []lifecycle.Sealed, holds []lif
 			into string
 			rows copyRows
 		}{
-			{`lotkeeper.records (ingest_leaf, seq, class_no, archive_class_no, month, payload_bytes, record_id, tlc, tlc_source, event_type,
-				event_at, obtained_at, due_at, purge_not_before, location, product, gaps, checksum, content)`, load.records},
+			{intoRecords, load.records},
 			{`lotkeeper.deks (seq, class_no, wrapped)`, load.deks},
 			{`lotkeeper.payloads (seq, month, sealed)`, load.payloads},
-			{`lotkeeper.lineage (leaf_id, seq, input_tlc, input_source, output_tlc, output_source)`, load.lineage},
+			{intoLineage, load.lineage},
 		} {
 			if c.rows.n == 0 {
 				continue
@@ -220,6 +223,13 @@ func (s *Store) classesOf(ctx context.Context, batch []lifecycle.Sealed) (map[st
 	}
 	return out, nil
 }
+
+// What encode makes of records and of their lineage.
+const (
+	intoRecords = `lotkeeper.records (ingest_leaf, seq, class_no, archive_class_no, month, payload_bytes, record_id, tlc, tlc_source, event_type,
+		event_at, obtained_at, due_at, purge_not_before, location, product, gaps, checksum, content)`
+	intoLineage = `lotkeeper.lineage (leaf_id, seq, input_tlc, input_source, output_tlc, output_source)`
+)
 
 // load is a batch as COPY (FORMAT binary) reads it: each row begins with the
 // number of its columns, each column with its length, all in network order.

@@ -70,9 +70,15 @@ func (tx *txn) giveIndexes(ctx context.Context, most int) (size int64, n int, er
 	if failed != nil || len(ids) == 0 {
 		return size, 0, failed
 	}
+	return size + int64(len(ids)), len(ids), tx.growLog(ctx, size, ids, entries)
+}
+
+// growLog gives leaves of the queue the next indexes after a size; entries are their
+// hashes.
+func (tx *txn) growLog(ctx context.Context, size int64, ids []int64, entries []tlog.Hash) error {
 	grown, err := audit.Grow(size, entries, tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) { return logHashes(ctx, tx, indexes) }))
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	indexes, stored := newCopyRows(24*len(ids)), newCopyRows(52*len(grown))
 	for i, id := range ids {
@@ -82,21 +88,18 @@ func (tx *txn) giveIndexes(ctx context.Context, most int) (size int64, n int, er
 	}
 	for i, h := range grown {
 		stored.row(2)
-		stored.int64(hashes + int64(i))
+		stored.int64(tlog.StoredHashCount(size) + int64(i))
 		stored.bytes(h[:])
 	}
 	indexes.end()
 	stored.end()
 	if err := tx.copyInto(ctx, `lotkeeper.log_entries (log_index, leaf_id)`, indexes); err != nil {
-		return 0, 0, err
+		return err
 	}
 	if err := tx.copyInto(ctx, `lotkeeper.log_hashes (n, hash)`, stored); err != nil {
-		return 0, 0, err
+		return err
 	}
-	if err := exactly(len(ids))(tx.exec(ctx, `DELETE FROM lotkeeper.log_pending WHERE leaf_id = ANY($1)`, ids)); err != nil {
-		return 0, 0, err
-	}
-	return size + int64(len(ids)), len(ids), nil
+	return exactly(len(ids))(tx.exec(ctx, `DELETE FROM lotkeeper.log_pending WHERE leaf_id = ANY($1)`, ids))
 }
 
 func (s *Store) LogState(ctx context.Context) (lifecycle.LogState, error) {
@@ -182,14 +185,15 @@ func (s *Store) Published(ctx context.Context, vault string, size int64) error {
 func (s *Store) LeafRows(ctx context.Context, leafID int64) iter.Seq2[lifecycle.Sealed, error] {
 	return func(yield func(lifecycle.Sealed, error) bool) {
 		err := s.sequence(ctx, func(tx pgx.Tx) error {
-			// By its merge, or by its segment: no index has the leaves.
+			// By its segment, or by its merge: no index has the leaves. Those that a
+			// recovery has brought back have both.
 			var cond string
 			var args []any
 			if err := each(ctx, tx, func(c *columns) {
 				if segment := c.int(); segment != 0 {
-					cond, args = ` WHERE r.segment_no = $1 AND r.archive_leaf = $2`, []any{segment, leafID}
-				} else {
-					cond, args = ` WHERE r.seq >= $1 AND r.seq < $2 AND r.ingest_leaf = $3`, []any{c.int(), c.int(), leafID}
+					cond, args = ` WHERE r.segment_no = $1 AND r.archive_leaf = $2 ORDER BY r.due_at, r.seq`, []any{segment, leafID}
+				} else if cond == "" {
+					cond, args = ` WHERE r.seq >= $1 AND r.seq < $2 AND r.ingest_leaf = $3 ORDER BY r.seq`, []any{c.int(), c.int(), leafID}
 				}
 			}, `SELECT 0, first_seq, first_seq + records FROM lotkeeper.merges WHERE leaf_id = $1
 				UNION ALL SELECT g.segment_no, 0, 0 FROM lotkeeper.leaves l JOIN lotkeeper.segments g ON g.segment_id = l.subject WHERE l.leaf_id = $1`, leafID); err != nil || cond == "" {
@@ -208,7 +212,7 @@ func (s *Store) LeafRows(ctx context.Context, leafID int64) iter.Seq2[lifecycle.
 					}
 				}
 				return nil
-			}, selectRows+cond+` ORDER BY r.seq`, args...)
+			}, selectRows+cond, args...)
 		})
 		if err != nil {
 			yield(lifecycle.Sealed{}, err)

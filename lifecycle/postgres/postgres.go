@@ -72,21 +72,33 @@ var _ lifecycle.Store = (*Store)(nil)
 // first, and its time the first trusted one. ErrExists. What a Create that fails
 // has left behind is finished by the next one.
 func Create(ctx context.Context, o Options, epoch uint64, leaf lifecycle.Leaf) (*Store, error) {
+	return start(ctx, o, epoch, leaf, func(ctx context.Context, tx *txn) error {
+		_, err := tx.appendLeaf(ctx, leaf)
+		return err
+	})
+}
+
+// Restore is Create with the first entry of a log that is published: what the
+// database was is replayed from there.
+func Restore(ctx context.Context, o Options, first lifecycle.Leaf) (*Store, error) {
+	return start(ctx, o, 0, first, func(ctx context.Context, tx *txn) error { return tx.replay(ctx, 0, first, nil) })
+}
+
+func start(ctx context.Context, o Options, epoch uint64, first lifecycle.Leaf, begin func(context.Context, *txn) error) (*Store, error) {
 	s, err := open(ctx, o, true)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't create the database: %w", err)
 	}
 	err = s.write(ctx, exclusive, func(ctx context.Context, tx *txn) error {
 		n, err := tx.exec(ctx, `INSERT INTO lotkeeper.meta (one, created_at, epoch, trusted_time) VALUES (1, $1, $2, $1) ON CONFLICT DO NOTHING`,
-			stamp(leaf.At), int64(epoch))
+			stamp(first.At), int64(epoch))
 		if err == nil && n == 0 {
 			err = ErrExists
 		}
 		if err != nil {
 			return err
 		}
-		_, err = tx.appendLeaf(ctx, leaf)
-		return err
+		return begin(ctx, tx)
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("couldn't create the database: %w", err), s.Close())
@@ -210,7 +222,10 @@ func migrate(ctx context.Context, config *pgx.ConnConfig, create bool) error {
 	if err != nil {
 		return err
 	}
-	version, err := prepare(ctx, conn, create)
+	var version int64
+	if err = prepare(ctx, conn, create); err == nil {
+		version, err = schemaVersion(ctx, conn)
+	}
 	if err = errors.Join(denied(err), conn.Close(context.WithoutCancel(ctx))); err != nil {
 		return err
 	}
@@ -251,32 +266,19 @@ func migrate(ctx context.Context, config *pgx.ConnConfig, create bool) error {
 		Hint: "name a connection as its owner in the configuration, as store_admin"}
 }
 
-// prepare makes the schema that goose's own table goes into, and says which version
-// is in it.
-func prepare(ctx context.Context, conn *pgx.Conn, create bool) (version int64, err error) {
+// prepare makes the schema that goose's own table goes into.
+func prepare(ctx context.Context, conn *pgx.Conn, create bool) error {
 	if err := checkServer(ctx, conn); err != nil {
-		return 0, err
+		return err
 	}
-	if create {
-		err = makeSchema(ctx, conn)
+	if !create {
+		var there bool
+		err := conn.QueryRow(ctx, `SELECT to_regclass('lotkeeper.meta') IS NOT NULL`).Scan(&there)
+		if err == nil && !there {
+			err = ErrNotCreated
+		}
+		return err
 	}
-	var table string
-	if err == nil {
-		err = conn.QueryRow(ctx, `SELECT coalesce(to_regclass(CASE WHEN $1 THEN 'lotkeeper.goose_db_version' ELSE 'lotkeeper.meta' END)::text, '')`, create).Scan(&table)
-	}
-	switch {
-	case err != nil:
-		return 0, err
-	case table == "" && create:
-		return 0, nil
-	case table == "":
-		return 0, ErrNotCreated
-	}
-	err = conn.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM lotkeeper.goose_db_version WHERE is_applied`).Scan(&version)
-	return version, err
-}
-
-func makeSchema(ctx context.Context, conn *pgx.Conn) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		// IF NOT EXISTS alone fails when two do it at once.
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, lockKey); err != nil {
@@ -285,6 +287,17 @@ func makeSchema(ctx context.Context, conn *pgx.Conn) error {
 		_, err := tx.Exec(ctx, `CREATE SCHEMA IF NOT EXISTS lotkeeper`)
 		return err
 	})
+}
+
+// schemaVersion is the newest migration that was applied, 0 if none was. goose would
+// ask with the owner's rights.
+func schemaVersion(ctx context.Context, conn *pgx.Conn) (version int64, err error) {
+	var there bool
+	err = conn.QueryRow(ctx, `SELECT to_regclass('lotkeeper.goose_db_version') IS NOT NULL`).Scan(&there)
+	if err == nil && there {
+		err = conn.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM lotkeeper.goose_db_version WHERE is_applied`).Scan(&version)
+	}
+	return version, err
 }
 
 // Close gives back every lease that is still held.
@@ -495,18 +508,26 @@ func (tx *txn) copyInto(ctx context.Context, into string, rows *copyRows) error 
 // appendLeaf commits a leaf with tx, and returns its id. It takes the id here,
 // under the lock.
 func (tx *txn) appendLeaf(ctx context.Context, l lifecycle.Leaf) (int64, error) {
-	body := string(l.Body)
-	if body == "" {
-		body = "{}"
-	}
+	return tx.writeLeaf(ctx, l, `session_user`)
+}
+
+func (tx *txn) writeLeaf(ctx context.Context, l lifecycle.Leaf, role string, args ...any) (int64, error) {
 	id, err := one(ctx, tx, (*columns).int, `INSERT INTO lotkeeper.leaves (at, actor, action, run_id, subject, body, software, role)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, session_user) RETURNING leaf_id`,
-		stamp(l.At), l.Actor, l.Action, l.RunID, l.Subject, body, l.Software)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, `+role+`) RETURNING leaf_id`,
+		append([]any{stamp(l.At), l.Actor, l.Action, l.RunID, l.Subject, bodyOf(l), l.Software}, args...)...)
 	if err != nil {
 		return 0, fmt.Errorf("couldn't write audit leaf %s: %w", l.Action, err)
 	}
 	tx.leaves = append(tx.leaves, l.At)
 	return id, nil
+}
+
+// bodyOf is a leaf's body as it is stored.
+func bodyOf(l lifecycle.Leaf) string {
+	if len(l.Body) == 0 {
+		return "{}"
+	}
+	return string(l.Body)
 }
 
 // advance moves the trusted time along with the leaves. It comes last: there is

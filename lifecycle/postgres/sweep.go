@@ -71,11 +71,7 @@ func (s *Store) StageSegment(ctx context.Context, l lifecycle.Lease, g lifecycle
 		if err != nil {
 			return err
 		}
-		if _, err := tx.exec(ctx, `INSERT INTO lotkeeper.segments (segment_id, class_no, run_id, records, object_key, object_size, object_sha256,
-				plaintext_sha256, merkle_root, manifest_key, manifest_size, manifest_sha256, wrapped_identity, retain_until, created_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
-			g.ID, class, g.RunID, int64(g.Records), g.ObjectKey, g.ObjectSize, g.ObjectSHA256[:],
-			g.PlaintextSHA256[:], g.Root[:], g.ManifestKey, g.ManifestSize, g.ManifestSHA256[:], g.WrappedIdentity, stamp(g.RetainUntil), stamp(g.CreatedAt)); err != nil {
+		if err := insertSegment(ctx, tx, class, g); err != nil {
 			return err
 		}
 		_, err = tx.appendLeaf(ctx, leaf)
@@ -85,6 +81,15 @@ func (s *Store) StageSegment(ctx context.Context, l lifecycle.Lease, g lifecycle
 		return fmt.Errorf("couldn't stage segment %s: %w", g.ID, err)
 	}
 	return nil
+}
+
+func insertSegment(ctx context.Context, tx *txn, class int64, g lifecycle.Segment) error {
+	_, err := tx.exec(ctx, `INSERT INTO lotkeeper.segments (segment_id, class_no, run_id, records, object_key, object_size, object_sha256,
+			plaintext_sha256, merkle_root, manifest_key, manifest_size, manifest_sha256, wrapped_identity, retain_until, created_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
+		g.ID, class, g.RunID, int64(g.Records), g.ObjectKey, g.ObjectSize, g.ObjectSHA256[:],
+		g.PlaintextSHA256[:], g.Root[:], g.ManifestKey, g.ManifestSize, g.ManifestSHA256[:], g.WrappedIdentity, stamp(g.RetainUntil), stamp(g.CreatedAt))
+	return err
 }
 
 // openClass finds an open class's number. ErrMoved.
@@ -170,7 +175,7 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		if err := each(ctx, tx, func(c *columns) { seqs, archived = append(seqs, c.int()), append(archived, c.sum()) },
 			`SELECT r.seq, r.checksum FROM unnest($1::text[], $2::bytea[]) m(record_id, checksum),
 			LATERAL (SELECT * FROM lotkeeper.records r WHERE r.record_id = m.record_id OFFSET 0) r
-			WHERE r.state = 'active' AND r.due_at <= $3 AND r.checksum = m.checksum AND `+notHeld+` ORDER BY r.seq`, ids, sums, stamp(now)); err != nil || len(seqs) == 0 {
+			WHERE r.state = 'active' AND r.due_at <= $3 AND r.checksum = m.checksum AND `+notHeld+` ORDER BY r.due_at, r.seq`, ids, sums, stamp(now)); err != nil || len(seqs) == 0 {
 			return err
 		}
 		var kept []string
@@ -183,9 +188,8 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		if err != nil {
 			return err
 		}
-		if err := exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET state = 'archived', segment_no = $1, archive_leaf = $2
-			WHERE seq = ANY($3) AND state = 'active'`, segmentNo, leafID, seqs)); err != nil {
-			return fmt.Errorf("couldn't mark records archived: %w", err)
+		if err := tx.markArchived(ctx, segmentNo, leafID, seqs); err != nil {
+			return err
 		}
 		if err := exactly(len(seqs))(tx.exec(ctx, `DELETE FROM lotkeeper.deks WHERE seq = ANY($1)`, seqs)); err != nil {
 			return fmt.Errorf("couldn't drop DEKs: %w", err)
@@ -200,6 +204,14 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		return 0, fmt.Errorf("couldn't soft-delete the records of segment %s: %w", segment, err)
 	}
 	return n, nil
+}
+
+func (tx *txn) markArchived(ctx context.Context, segmentNo, leafID int64, seqs []int64) error {
+	if err := exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET state = 'archived', segment_no = $1, archive_leaf = $2
+		WHERE seq = ANY($3) AND state = 'active'`, segmentNo, leafID, seqs)); err != nil {
+		return fmt.Errorf("couldn't mark records archived: %w", err)
+	}
+	return nil
 }
 
 func (s *Store) DyingClasses(ctx context.Context, now time.Time) ([]lifecycle.Class, error) {

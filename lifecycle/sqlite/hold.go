@@ -160,29 +160,11 @@ func (s *Store) Extend(ctx context.Context, id string, scopes []lifecycle.Scope,
 		case released != "":
 			return lifecycle.ErrReleased
 		}
-		rows, err := tx.QueryContext(ctx, `SELECT `+scopeColumns+` FROM hold_scopes s WHERE s.hold_no = ?`, no)
+		added, err := addScopes(ctx, tx, no, scopes)
 		if err != nil {
 			return err
 		}
-		have, err := collect(rows, func(rows *sql.Rows) (scope, error) {
-			var sc lifecycle.Scope
-			err := scanScope(rows, &sc)
-			return scopeOf(sc), err
-		})
-		if err != nil {
-			return err
-		}
-		before := len(have)
-		for _, sc := range scopes {
-			if slices.Contains(have, scopeOf(sc)) {
-				continue
-			}
-			have = append(have, scopeOf(sc))
-			if err := insertScope(ctx, tx, no, sc); err != nil {
-				return err
-			}
-		}
-		if len(have) == before {
+		if added == 0 {
 			return nil
 		}
 		_, err = appendLeaf(ctx, tx, leaf)
@@ -192,6 +174,33 @@ func (s *Store) Extend(ctx context.Context, id string, scopes []lifecycle.Scope,
 		return fmt.Errorf("couldn't extend hold %s: %w", id, err)
 	}
 	return nil
+}
+
+// addScopes adds those that the hold has not, and says how many they were.
+func addScopes(ctx context.Context, tx *sql.Tx, hold int64, scopes []lifecycle.Scope) (int, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT `+scopeColumns+` FROM hold_scopes s WHERE s.hold_no = ?`, hold)
+	if err != nil {
+		return 0, err
+	}
+	have, err := collect(rows, func(rows *sql.Rows) (scope, error) {
+		var sc lifecycle.Scope
+		err := scanScope(rows, &sc)
+		return scopeOf(sc), err
+	})
+	if err != nil {
+		return 0, err
+	}
+	before := len(have)
+	for _, sc := range scopes {
+		if slices.Contains(have, scopeOf(sc)) {
+			continue
+		}
+		have = append(have, scopeOf(sc))
+		if err := insertScope(ctx, tx, hold, sc); err != nil {
+			return 0, err
+		}
+	}
+	return len(have) - before, nil
 }
 
 func (s *Store) Release(ctx context.Context, id, reason string, leaf lifecycle.Leaf) error {

@@ -69,19 +69,23 @@ func (s *Store) LatestClasses(ctx context.Context, periods []lifecycle.Period) (
 
 func (s *Store) OpenClasses(ctx context.Context, classes []lifecycle.Class, epoch uint64, leaf lifecycle.Leaf) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		for _, c := range classes {
-			if _, err := tx.ExecContext(ctx, `INSERT INTO classes (class_id, kind, period_start, closes_at, generation)
-				SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM classes WHERE class_id = ?1)`,
-				c.ID, c.Period.Kind, stamp(c.Period.Start), stamp(c.Period.Ends()), c.Generation); err != nil {
-				return fmt.Errorf("couldn't open class %s: %w", c.ID, err)
-			}
-		}
-		if err := logEpoch(ctx, tx, epoch); err != nil {
+		if err := insertClasses(ctx, tx, classes, epoch); err != nil {
 			return err
 		}
 		_, err := appendLeaf(ctx, tx, leaf)
 		return err
 	})
+}
+
+func insertClasses(ctx context.Context, tx *sql.Tx, classes []lifecycle.Class, epoch uint64) error {
+	for _, c := range classes {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO classes (class_id, kind, period_start, closes_at, generation)
+			SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM classes WHERE class_id = ?1)`,
+			c.ID, c.Period.Kind, stamp(c.Period.Start), stamp(c.Period.Ends()), c.Generation); err != nil {
+			return fmt.Errorf("couldn't open class %s: %w", c.ID, err)
+		}
+	}
+	return logEpoch(ctx, tx, epoch)
 }
 
 // logEpoch never goes back: another process may have logged a newer one.
@@ -128,18 +132,11 @@ func (s *Store) Merge(ctx context.Context, batch []lifecycle.Sealed, holds []lif
 		if err != nil {
 			return err
 		}
-		// Under the lock nobody else takes a seq.
-		var last int64
-		if err := tx.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM records`).Scan(&last); err != nil {
+		seq, err := nextSeq(ctx, tx)
+		if err != nil {
 			return err
 		}
-		seq := func(i int) int64 { return last + 1 + int64(i) }
-		if err := insert(ctx, tx, `records (seq, record_id, tlc, tlc_source, event_type, event_at, obtained_at, due_at, purge_not_before,
-			location, product, checksum, content, gaps, class_no, archive_class_no, ingest_leaf)`, len(batch), func(i int) []any {
-			r := &batch[i]
-			return []any{seq(i), r.RecordID, r.TLC, r.TLCSource, string(r.EventType), stamp(r.EventTimestamp), stamp(r.CreatedOrObtainedAt), stamp(r.DueAt), stamp(r.PurgeNotBefore),
-				r.Location, r.Product, r.Checksum[:], r.Content[:], strings.Join(r.Gaps, ","), classes[r.Class], classes[r.ArchiveClass], leafID}
-		}); err != nil {
+		if err := insertRecords(ctx, tx, leafID, seq, batch, classes); err != nil {
 			return err
 		}
 		if err := insert(ctx, tx, `deks (seq, class_no, wrapped)`, len(batch), func(i int) []any {
@@ -170,6 +167,23 @@ func (s *Store) Merge(ctx context.Context, batch []lifecycle.Sealed, holds []lif
 		return lifecycle.MergeResult{}, fmt.Errorf("couldn't merge %d records: %w", len(batch), err)
 	}
 	return res, nil
+}
+
+// nextSeq numbers the records of a merge. Under the lock nobody else takes a seq.
+func nextSeq(ctx context.Context, tx *sql.Tx) (seq func(i int) int64, err error) {
+	var last int64
+	err = tx.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM records`).Scan(&last)
+	return func(i int) int64 { return last + 1 + int64(i) }, err
+}
+
+// insertRecords writes the rows of records; classes has the numbers of theirs.
+func insertRecords(ctx context.Context, tx *sql.Tx, leafID int64, seq func(int) int64, batch []lifecycle.Sealed, classes map[string]int64) error {
+	return insert(ctx, tx, `records (seq, record_id, tlc, tlc_source, event_type, event_at, obtained_at, due_at, purge_not_before,
+		location, product, checksum, content, gaps, class_no, archive_class_no, ingest_leaf)`, len(batch), func(i int) []any {
+		r := &batch[i]
+		return []any{seq(i), r.RecordID, r.TLC, r.TLCSource, string(r.EventType), stamp(r.EventTimestamp), stamp(r.CreatedOrObtainedAt), stamp(r.DueAt), stamp(r.PurgeNotBefore),
+			r.Location, r.Product, r.Checksum[:], r.Content[:], strings.Join(r.Gaps, ","), classes[r.Class], classes[r.ArchiveClass], leafID}
+	})
 }
 
 // insertLineage writes what the records of a merge say their lots were made from,

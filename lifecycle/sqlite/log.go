@@ -68,20 +68,24 @@ func giveIndexes(ctx context.Context, tx *sql.Tx, most int) (size int64, n int, 
 	if err != nil || len(ids) == 0 {
 		return size, 0, err
 	}
+	return size + int64(len(ids)), len(ids), growLog(ctx, tx, size, ids, entries)
+}
+
+// growLog gives leaves of the queue the next indexes after a size; entries are their
+// hashes.
+func growLog(ctx context.Context, tx *sql.Tx, size int64, ids []int64, entries []tlog.Hash) error {
 	grown, err := audit.Grow(size, entries, tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) { return logHashes(ctx, tx, indexes) }))
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	if err := insert(ctx, tx, `log_entries (log_index, leaf_id)`, len(ids), func(i int) []any { return []any{size + int64(i), ids[i]} }); err != nil {
-		return 0, 0, err
+		return err
 	}
-	if err := insert(ctx, tx, `log_hashes (n, hash)`, len(grown), func(i int) []any { return []any{hashes + int64(i), grown[i][:]} }); err != nil {
-		return 0, 0, err
+	first := tlog.StoredHashCount(size)
+	if err := insert(ctx, tx, `log_hashes (n, hash)`, len(grown), func(i int) []any { return []any{first + int64(i), grown[i][:]} }); err != nil {
+		return err
 	}
-	if err := exactly(len(ids))(tx.ExecContext(ctx, `DELETE FROM log_pending WHERE leaf_id IN (SELECT value FROM json_each(?))`, list(ids))); err != nil {
-		return 0, 0, err
-	}
-	return size + int64(len(ids)), len(ids), nil
+	return exactly(len(ids))(tx.ExecContext(ctx, `DELETE FROM log_pending WHERE leaf_id IN (SELECT value FROM json_each(?))`, list(ids)))
 }
 
 func (s *Store) LogState(ctx context.Context) (lifecycle.LogState, error) {
@@ -211,12 +215,13 @@ func (s *Store) leafRows(ctx context.Context, leafID int64, yield func(lifecycle
 		return err
 	}
 	defer tx.Rollback()
-	// By its merge, or by its segment: no index has the leaves.
-	cond, args := `r.seq >= ? AND r.seq < ? AND r.ingest_leaf = ?`, []any{0, 0, leafID}
-	err = tx.QueryRowContext(ctx, `SELECT first_seq, first_seq + records FROM merges WHERE leaf_id = ?`, leafID).Scan(&args[0], &args[1])
+	// By its segment, or by its merge: no index has the leaves. Those that a recovery
+	// has brought back have both.
+	cond, order, args := `r.segment_no = ? AND r.archive_leaf = ?`, `r.due_at, r.seq`, []any{0, leafID}
+	err = tx.QueryRowContext(ctx, `SELECT g.segment_no FROM leaves l JOIN segments g ON g.segment_id = l.subject WHERE l.leaf_id = ?`, leafID).Scan(&args[0])
 	if err == sql.ErrNoRows {
-		cond, args = `r.segment_no = ? AND r.archive_leaf = ?`, []any{0, leafID}
-		err = tx.QueryRowContext(ctx, `SELECT g.segment_no FROM leaves l JOIN segments g ON g.segment_id = l.subject WHERE l.leaf_id = ?`, leafID).Scan(&args[0])
+		cond, order, args = `r.seq >= ? AND r.seq < ? AND r.ingest_leaf = ?`, `r.seq`, []any{0, 0, leafID}
+		err = tx.QueryRowContext(ctx, `SELECT first_seq, first_seq + records FROM merges WHERE leaf_id = ?`, leafID).Scan(&args[0], &args[1])
 	}
 	if err == sql.ErrNoRows {
 		return nil
@@ -242,6 +247,6 @@ func (s *Store) leafRows(ctx context.Context, leafID int64, yield func(lifecycle
 		r.Row, err = scanRow(rows)
 		r.Inputs = inputs[r.Seq]
 		return r, err
-	}, `SELECT `+rowColumns+` FROM `+rowTables+` WHERE `+cond+` ORDER BY r.seq`, args...)
+	}, `SELECT `+rowColumns+` FROM `+rowTables+` WHERE `+cond+` ORDER BY `+order, args...)
 	return nil
 }

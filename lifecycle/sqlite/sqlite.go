@@ -52,13 +52,26 @@ const applicationID = 0x4c4f544b
 // trail's first, and its time the first trusted one. When it fails nothing is
 // left of the file.
 func Create(ctx context.Context, path string, epoch uint64, leaf lifecycle.Leaf) (*Store, error) {
+	return start(ctx, path, epoch, leaf, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := appendLeaf(ctx, tx, leaf)
+		return err
+	})
+}
+
+// Restore is Create with the first entry of a log that is published: what the
+// database was is replayed from there.
+func Restore(ctx context.Context, path string, first lifecycle.Leaf) (*Store, error) {
+	return start(ctx, path, 0, first, func(ctx context.Context, tx *sql.Tx) error { return replay(ctx, tx, 0, first, nil) })
+}
+
+func start(ctx context.Context, path string, epoch uint64, first lifecycle.Leaf, begin func(context.Context, *sql.Tx) error) (*Store, error) {
 	// SQLite would make the file with the umask's permissions, and gives its
 	// -wal and -shm those of the file.
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't create database: %w", err)
 	}
-	s, err := fill(ctx, path, epoch, leaf)
+	s, err := fill(ctx, path, epoch, first, begin)
 	if err = errors.Join(err, f.Close()); err != nil {
 		for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
 			_ = os.Remove(path + suffix) // most are not there
@@ -68,7 +81,7 @@ func Create(ctx context.Context, path string, epoch uint64, leaf lifecycle.Leaf)
 	return s, nil
 }
 
-func fill(ctx context.Context, path string, epoch uint64, leaf lifecycle.Leaf) (*Store, error) {
+func fill(ctx context.Context, path string, epoch uint64, first lifecycle.Leaf, begin func(context.Context, *sql.Tx) error) (*Store, error) {
 	// The mark is the first that is written, before WAL mode even (the driver
 	// sets pragmas in alphabetical order), so that Open knows a file that Create
 	// did not finish from one that is somebody else's.
@@ -78,11 +91,10 @@ func fill(ctx context.Context, path string, epoch uint64, leaf lifecycle.Leaf) (
 	}
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO meta (one, created_at, epoch, trusted_time) VALUES (1, ?, ?, ?)`,
-			stamp(leaf.At), int64(epoch), stamp(leaf.At)); err != nil {
+			stamp(first.At), int64(epoch), stamp(first.At)); err != nil {
 			return err
 		}
-		_, err := appendLeaf(ctx, tx, leaf)
-		return err
+		return begin(ctx, tx)
 	})
 	if err == nil {
 		err = syncDir(filepath.Dir(path))
@@ -281,14 +293,16 @@ func moved(res sql.Result, err error, what string) error {
 }
 
 // appendLeaf commits a leaf with tx and moves the trusted time along. It
-// returns the leaf's id.
+// returns the leaf's id. A leaf's role is that of a server, of which there is none.
 func appendLeaf(ctx context.Context, tx *sql.Tx, l lifecycle.Leaf) (int64, error) {
-	body := string(l.Body)
-	if body == "" {
-		body = "{}"
-	}
-	res, err := tx.ExecContext(ctx, `INSERT INTO leaves (at, actor, action, run_id, subject, body, software) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		stamp(l.At), l.Actor, l.Action, l.RunID, l.Subject, body, l.Software)
+	l.Role = ""
+	return writeLeaf(ctx, tx, l)
+}
+
+// writeLeaf is appendLeaf for a leaf that was published, and has its role.
+func writeLeaf(ctx context.Context, tx *sql.Tx, l lifecycle.Leaf) (int64, error) {
+	res, err := tx.ExecContext(ctx, `INSERT INTO leaves (at, actor, action, run_id, subject, body, software, role) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		stamp(l.At), l.Actor, l.Action, l.RunID, l.Subject, bodyOf(l), l.Software, l.Role)
 	if err != nil {
 		return 0, fmt.Errorf("couldn't write audit leaf %s: %w", l.Action, err)
 	}
@@ -302,6 +316,14 @@ func appendLeaf(ctx context.Context, tx *sql.Tx, l lifecycle.Leaf) (int64, error
 		}
 	}
 	return res.LastInsertId()
+}
+
+// bodyOf is a leaf's body as it is stored.
+func bodyOf(l lifecycle.Leaf) string {
+	if len(l.Body) == 0 {
+		return "{}"
+	}
+	return string(l.Body)
 }
 
 const layout = "2006-01-02T15:04:05.000000000Z"

@@ -158,16 +158,24 @@ func (s *Store) StageSegment(ctx context.Context, l lifecycle.Lease, g lifecycle
 		if err != nil {
 			return fmt.Errorf("couldn't stage segment %s: %w", g.ID, err)
 		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO segments (segment_id, class_no, run_id, records, object_key, object_size, object_sha256,
-				plaintext_sha256, merkle_root, manifest_key, manifest_size, manifest_sha256, wrapped_identity, retain_until, created_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			g.ID, class, g.RunID, g.Records, g.ObjectKey, g.ObjectSize, g.ObjectSHA256[:],
-			g.PlaintextSHA256[:], g.Root[:], g.ManifestKey, g.ManifestSize, g.ManifestSHA256[:], g.WrappedIdentity, stamp(g.RetainUntil), stamp(g.CreatedAt)); err != nil {
-			return fmt.Errorf("couldn't stage segment %s: %w", g.ID, err)
+		if err := insertSegment(ctx, tx, class, g); err != nil {
+			return err
 		}
 		_, err = appendLeaf(ctx, tx, leaf)
 		return err
 	})
+}
+
+func insertSegment(ctx context.Context, tx *sql.Tx, class int64, g lifecycle.Segment) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO segments (segment_id, class_no, run_id, records, object_key, object_size, object_sha256,
+			plaintext_sha256, merkle_root, manifest_key, manifest_size, manifest_sha256, wrapped_identity, retain_until, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		g.ID, class, g.RunID, g.Records, g.ObjectKey, g.ObjectSize, g.ObjectSHA256[:],
+		g.PlaintextSHA256[:], g.Root[:], g.ManifestKey, g.ManifestSize, g.ManifestSHA256[:], g.WrappedIdentity, stamp(g.RetainUntil), stamp(g.CreatedAt))
+	if err != nil {
+		return fmt.Errorf("couldn't stage segment %s: %w", g.ID, err)
+	}
+	return nil
 }
 
 // openClass finds an open class's number. ErrMoved.
@@ -254,7 +262,7 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		// lets through is an explicit list of rows: nothing that arrives or is
 		// held meanwhile can slip into the statements below.
 		rows, err := tx.QueryContext(ctx, `SELECT r.seq, r.checksum FROM json_each(?) j JOIN records r ON r.record_id = j.value ->> 0
-			WHERE r.state = 'active' AND r.due_at <= ? AND lower(hex(r.checksum)) = j.value ->> 1 AND NOT `+heldRecord+` ORDER BY r.seq`,
+			WHERE r.state = 'active' AND r.due_at <= ? AND lower(hex(r.checksum)) = j.value ->> 1 AND NOT `+heldRecord+` ORDER BY r.due_at, r.seq`,
 			string(want), stamp(now))
 		if err != nil {
 			return err
@@ -288,9 +296,8 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		if err != nil {
 			return err
 		}
-		if err := exactly(len(seqs))(tx.ExecContext(ctx, `UPDATE records SET state = 'archived', segment_no = ?, archive_leaf = ?
-			WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'active'`, segmentNo, leafID, ids)); err != nil {
-			return fmt.Errorf("couldn't mark records archived: %w", err)
+		if err := markArchived(ctx, tx, segmentNo, leafID, seqs); err != nil {
+			return err
 		}
 		if err := exactly(len(seqs))(tx.ExecContext(ctx, `DELETE FROM deks WHERE seq IN (SELECT value FROM json_each(?))`, ids)); err != nil {
 			return fmt.Errorf("couldn't drop DEKs: %w", err)
@@ -302,6 +309,14 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		return 0, fmt.Errorf("couldn't soft-delete the records of segment %s: %w", segment, err)
 	}
 	return n, nil
+}
+
+func markArchived(ctx context.Context, tx *sql.Tx, segmentNo, leafID int64, seqs []int64) error {
+	if err := exactly(len(seqs))(tx.ExecContext(ctx, `UPDATE records SET state = 'archived', segment_no = ?, archive_leaf = ?
+		WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'active'`, segmentNo, leafID, list(seqs))); err != nil {
+		return fmt.Errorf("couldn't mark records archived: %w", err)
+	}
+	return nil
 }
 
 // exactly refuses a statement that changed another number of rows than it was

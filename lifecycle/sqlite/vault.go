@@ -32,13 +32,8 @@ func (s *Store) Vaults(ctx context.Context) ([]lifecycle.VaultRow, error) {
 
 func (s *Store) AddVault(ctx context.Context, name string, leaf lifecycle.Leaf) error {
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `INSERT INTO vaults (name, state, since)
-			SELECT ?1, CASE WHEN EXISTS (SELECT 1 FROM segments g WHERE `+live+`) THEN 'joining' ELSE 'active' END, ?2
-			WHERE NOT EXISTS (SELECT 1 FROM vaults WHERE name = ?1)`, name, stamp(leaf.At))
-		if err != nil {
-			return err
-		}
-		if n, err := res.RowsAffected(); err != nil || n == 0 {
+		n, err := insertVault(ctx, tx, name, leaf)
+		if err != nil || n == 0 {
 			return err
 		}
 		_, err = appendLeaf(ctx, tx, leaf)
@@ -48,6 +43,16 @@ func (s *Store) AddVault(ctx context.Context, name string, leaf lifecycle.Leaf) 
 		return fmt.Errorf("couldn't add vault %s: %w", name, err)
 	}
 	return nil
+}
+
+func insertVault(ctx context.Context, tx *sql.Tx, name string, leaf lifecycle.Leaf) (int64, error) {
+	res, err := tx.ExecContext(ctx, `INSERT INTO vaults (name, state, since)
+		SELECT ?1, CASE WHEN EXISTS (SELECT 1 FROM segments g WHERE `+live+`) THEN 'joining' ELSE 'active' END, ?2
+		WHERE NOT EXISTS (SELECT 1 FROM vaults WHERE name = ?1)`, name, stamp(leaf.At))
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
 }
 
 func (s *Store) AddCopy(ctx context.Context, segment string, c lifecycle.Copy, leaf lifecycle.Leaf) error {

@@ -141,6 +141,8 @@ func cancelled(k *kit) {
 		"StrayLeaves":    func(s lifecycle.Store) error { _, _, err := s.StrayLeaves(done, 5); return err },
 		"LeafRows":       func(s lifecycle.Store) error { return drain(s.LeafRows(done, 1), func() {}) },
 		"Published":      func(s lifecycle.Store) error { return s.Published(done, "main", 1) },
+		"Rebase":         func(s lifecycle.Store) error { return s.Rebase(done, k.lease, 0) },
+		"Replay":         func(s lifecycle.Store) error { return s.Replay(done, k.lease, 0, l, nil) },
 		"MayUnmask":      func(s lifecycle.Store) error { return none(s.MayUnmask(done)) },
 	}
 	k.unchanged("a cancelled call", func() {

@@ -93,12 +93,15 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"LeafQueries", leafQueries},
 		{"RecordLeaves", recordLeaves},
 		{"LeafRows", leafRows},
-		{"RowRoot", rowRoot},
+		{"ChecksumRoot", checksumRoot},
 
 		{"Sequence", sequenced},
 		{"SequenceMany", sequenceMany},
 		{"SequenceConcurrently", sequenceConcurrently},
 		{"Published", published},
+		{"Rebase", rebase},
+		{"Replay", replay},
+		{"ReplayArchived", replayArchived},
 
 		{"TrustedTime", trustedTime},
 		{"AcceptClock", acceptClock},

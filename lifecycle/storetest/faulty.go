@@ -349,3 +349,11 @@ func (f *Faulty) LeafRows(ctx context.Context, leafID int64) iter.Seq2[lifecycle
 func (f *Faulty) Published(ctx context.Context, vault string, size int64) error {
 	return f.do("Published", func() error { return f.Store.Published(ctx, vault, size) })
 }
+
+func (f *Faulty) Rebase(ctx context.Context, l lifecycle.Lease, size int64) error {
+	return f.do("Rebase", func() error { return f.Store.Rebase(ctx, l, size) })
+}
+
+func (f *Faulty) Replay(ctx context.Context, l lifecycle.Lease, index int64, leaf lifecycle.Leaf, e lifecycle.Effect) error {
+	return f.do("Replay", func() error { return f.Store.Replay(ctx, l, index, leaf, e) })
+}

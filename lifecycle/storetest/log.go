@@ -431,9 +431,9 @@ func leafRows(k *kit) {
 	}
 }
 
-// rowRoot: the leaf of a soft-delete commits to what it archived, and says what it
+// checksumRoot: the leaf of a soft-delete commits to what it archived, and says what it
 // left out.
-func rowRoot(k *kit) {
+func checksumRoot(k *kit) {
 	var in []lifecycle.Sealed
 	for _, id := range []string{"d", "b", "a", "c", "young", "wrong", "held", "gone", "f", "e"} {
 		at := expired
