@@ -399,9 +399,9 @@ func TestOldDatabasePutBack(t *testing.T) {
 }
 
 // A fresh segment costs each vault four requests, the log a listing and a read at the
-// beginning of a sweep, and three puts before keys are destroyed and three at its end. The version ids are those that
-// Put returned; only an object that was there already is read for its own, and to see
-// that it is the same.
+// beginning of a sweep, and these with three puts before keys are destroyed and at its
+// end. The version ids are those that Put returned; only an object that was there already
+// is read for its own, and to see that it is the same.
 func TestVaultRequests(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		w := newWorld(t)
@@ -414,10 +414,10 @@ func TestVaultRequests(t *testing.T) {
 			return nil, nil
 		}}
 		w.sweep()
-		checked, put := []string{"Status", "Versions", "Get"}, []string{"Put", "Put", "Put"}
+		checked, put := []string{"Versions", "Get", "Status"}, []string{"Versions", "Get", "Put", "Put", "Put"}
 		want := slices.Concat(checked, []string{"Put", "Put", "Get", "Get"}, put, put)
 		if lost {
-			put = []string{"Put", "Versions", "Get", "Put", "Versions", "Get", "Put", "Versions", "Get"}
+			put = []string{"Versions", "Get", "Put", "Versions", "Get", "Put", "Versions", "Get", "Put", "Versions", "Get"}
 			want = slices.Concat(checked, []string{"Put", "Get", "Put", "Get", "Get", "Get"}, put, put)
 		}
 		if !slices.Equal(calls, want) {

@@ -42,6 +42,7 @@ func TestDocumented(t *testing.T) {
 		"verify":                              {lifecycle.VerifyResult{}},
 		"export":                              {exportRow{}},
 		"audit log":                           {leafResult{}},
+		"audit recover, recover":              {lifecycle.LogRecovery{}},
 		"shred status":                        {shredStatus{}},
 		"shred identity":                      {identityResult{}},
 		"shred recover":                       {lifecycle.KeyringRecovery{}},
