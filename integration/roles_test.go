@@ -107,7 +107,7 @@ func TestRolesOfCommands(t *testing.T) {
 			return cmp.Compare(slices.Index(c.roles, a), slices.Index(c.roles, b))
 		})
 		for _, role := range order {
-			m.as(role)
+			m.as(role, "unmask") // which gives no right of its own
 			p := m.start(args...)
 			<-p.ended
 			code, messages := p.ProcessState.ExitCode(), p.messages.String()

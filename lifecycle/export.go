@@ -205,7 +205,7 @@ func (e *Engine) countRows(ctx context.Context, q Query, most int) (n int, err e
 // two that begin at once none can miss the other, for each has its beginning in the
 // trail before it reads the trail.
 func (d *disclosure) limit(ctx context.Context, now time.Time, limit int) error {
-	leaves, err := d.leaves(ctx, TrailQuery{LeafQuery: LeafQuery{Actions: []string{ActionExportBegun, ActionExported}}, From: now.Truncate(24 * time.Hour)})
+	leaves, err := d.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionExportBegun, ActionExported}, From: now.Truncate(24 * time.Hour)})
 	if err != nil {
 		return err
 	}

@@ -368,40 +368,40 @@ func TestTrailOf(t *testing.T) {
 	ofOld := "ingested hold-placed hold-released segment-staged segment-verified archived segment-settled shred-intent shred-executing shredded" + export
 	for _, c := range []struct {
 		id, want string
-		q        lifecycle.TrailQuery
+		q        lifecycle.LeafQuery
 	}{
-		{"old", ofOld, lifecycle.TrailQuery{}},
-		{"old", "export-begun exported", lifecycle.TrailQuery{Actor: "reader"}},
-		{"old", "export-begun exported", lifecycle.TrailQuery{From: w.now}},
-		{"old", strings.TrimSuffix(ofOld, export), lifecycle.TrailQuery{To: w.now}},
-		{"old", "hold-placed hold-released", lifecycle.TrailQuery{LeafQuery: lifecycle.LeafQuery{Subject: placed.HoldID}}},
-		{"old", "archived exported", lifecycle.TrailQuery{LeafQuery: lifecycle.LeafQuery{Actions: []string{"archived", "exported"}}}},
-		{"b-1", "ingested export-begun exported", lifecycle.TrailQuery{}},
-		{"b-2", "ingested", lifecycle.TrailQuery{}},
+		{"old", ofOld, lifecycle.LeafQuery{}},
+		{"old", "export-begun exported", lifecycle.LeafQuery{Actor: "reader"}},
+		{"old", "export-begun exported", lifecycle.LeafQuery{From: w.now}},
+		{"old", strings.TrimSuffix(ofOld, export), lifecycle.LeafQuery{To: w.now}},
+		{"old", "hold-placed hold-released", lifecycle.LeafQuery{Subject: placed.HoldID}},
+		{"old", "archived exported", lifecycle.LeafQuery{Actions: []string{"archived", "exported"}}},
+		{"b-1", "ingested export-begun exported", lifecycle.LeafQuery{}},
+		{"b-2", "ingested", lifecycle.LeafQuery{}},
 	} {
 		if got := actions(w.RecordTrail(ctx, c.id, c.q)); got != c.want {
 			t.Errorf("%s, %+v:\n%s, want\n%s", c.id, c.q, got, c.want)
 		}
 	}
-	if _, err := w.RecordTrail(ctx, "none", lifecycle.TrailQuery{}); !errors.Is(err, lifecycle.ErrNotFound) {
+	if _, err := w.RecordTrail(ctx, "none", lifecycle.LeafQuery{}); !errors.Is(err, lifecycle.ErrNotFound) {
 		t.Errorf("of no record: %v", err)
 	}
 	for lot, want := range map[string]string{"A": ofOld, "B": "ingested export-begun exported", "C": "hold-placed hold-released", "D": ""} {
-		leaves, cut, err := w.LotTrail(ctx, cte.Lot{TLC: lot}, lifecycle.TrailQuery{})
+		leaves, cut, err := w.LotTrail(ctx, cte.Lot{TLC: lot}, lifecycle.LeafQuery{})
 		if got := actions(leaves, err); got != want || cut {
 			t.Errorf("lot %s: %s, want %s", lot, got, want)
 		}
 	}
 	// Everything, and what is left after some of it.
 	var all []lifecycle.Leaf
-	for l, err := range w.Trail(ctx, lifecycle.TrailQuery{}) {
+	for l, err := range w.Trail(ctx, lifecycle.LeafQuery{}) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, l)
 	}
 	n := 0
-	for l := range w.Trail(ctx, lifecycle.TrailQuery{After: all[5].ID}) {
+	for l := range w.Trail(ctx, lifecycle.LeafQuery{After: all[5].ID}) {
 		if n++; l.ID <= all[5].ID {
 			t.Errorf("leaf %d after %d", l.ID, all[5].ID)
 		}
@@ -415,7 +415,7 @@ func TestTrailOf(t *testing.T) {
 		many = append(many, record(fmt.Sprint("m-", i), "M", w.now))
 	}
 	w.ingest(many...)
-	if leaves, cut, err := w.LotTrail(ctx, cte.Lot{TLC: "M"}, lifecycle.TrailQuery{}); err != nil || !cut || len(leaves) != 1 {
+	if leaves, cut, err := w.LotTrail(ctx, cte.Lot{TLC: "M"}, lifecycle.LeafQuery{}); err != nil || !cut || len(leaves) != 1 {
 		t.Errorf("%d leaves, cut %v, %v", len(leaves), cut, err)
 	}
 }

@@ -52,6 +52,9 @@ func (e *Engine) RecoverKeyring(ctx context.Context) (KeyringRecovery, error) {
 	if err := e.checkLog(ctx); err != nil {
 		return res, err
 	}
+	if err := e.checkLogKey(ctx); err != nil {
+		return res, err
+	}
 	var (
 		info     Info
 		status   shred.Status

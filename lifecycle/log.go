@@ -102,6 +102,15 @@ func (e *Engine) logSigner(v note.Verifier) (note.Signer, error) {
 	return e.LogSigner, nil
 }
 
+// checkLogKey refuses to begin what cannot end unless the log is signed on the way.
+func (e *Engine) checkLogKey(ctx context.Context) error {
+	v, err := e.logVerifier(ctx)
+	if err == nil {
+		_, err = e.logSigner(v)
+	}
+	return err
+}
+
 // storedHashes reads the tree that the database keeps.
 func (e *Engine) storedHashes(ctx context.Context) tlog.HashReader {
 	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) { return e.Store.LogHashes(ctx, indexes) })
@@ -114,7 +123,7 @@ func (e *Engine) storedHashes(ctx context.Context) tlog.HashReader {
 // already, from a publication that was cut off or made at the same time elsewhere, is
 // compared and left; if it differs the log has been forked, which is Refused.
 func (e *Engine) Publish(ctx context.Context) (Publication, error) {
-	var res Publication
+	res := Publication{Vaults: []LogPublication{}}
 	verifier, err := e.logVerifier(ctx)
 	if err != nil {
 		return res, err

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -81,8 +83,8 @@ type LogReport struct {
 // VerifyLog compares the database with the log that is locked in the vaults: each
 // vault's tiles with its checkpoints, each entry of the database with the tree, the
 // records with the leaves that tell of them, and holds, classes, segments and vaults
-// with what the log says became of them. It writes nothing, and goes on to the end
-// whatever it finds.
+// with what the log says became of them. It changes nothing of that, and goes on to the
+// end whatever it finds.
 func (e *Engine) VerifyLog(ctx context.Context) (LogReport, error) {
 	v := &logVerification{Engine: e, res: LogReport{Findings: []LogFinding{}}}
 	err := v.run(ctx)
@@ -97,9 +99,21 @@ type logVerification struct {
 	newest published
 	source vaultSource
 	said   said
+	// seqs are the first and last seq of each batch that a leaf took in.
+	seqs [][2]int64
 }
 
-func (v *logVerification) find(f LogFinding) { v.res.Findings = append(v.res.Findings, f) }
+// maxLogFindings bounds a report: who changed a whole table is found by its first rows.
+const maxLogFindings = 1000
+
+func (v *logVerification) find(f LogFinding) {
+	switch n := len(v.res.Findings); {
+	case n < maxLogFindings:
+		v.res.Findings = append(v.res.Findings, f)
+	case n == maxLogFindings:
+		v.res.Findings = append(v.res.Findings, LogFinding{Kind: LogUnchecked, Index: -1, Detail: fmt.Sprintf("there are more findings than %d: the others are not listed", maxLogFindings)})
+	}
+}
 
 func (v *logVerification) run(ctx context.Context) (err error) {
 	if v.verifier, err = v.logVerifier(ctx); err != nil {
@@ -111,16 +125,10 @@ func (v *logVerification) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := v.vaultLogs(ctx); err != nil {
+	if err := v.vaultLogs(ctx, confirmed); err != nil {
 		return err
 	}
-	for _, name := range slices.Sorted(maps.Keys(confirmed.Published)) {
-		if n := confirmed.Published[name]; n > v.newest.Size {
-			v.find(LogFinding{Kind: LogMissing, Vault: name, Index: -1, Detail: fmt.Sprintf("it had confirmed a checkpoint of %d entries; the newest in any vault is of %d", n, v.newest.Size)})
-		}
-	}
-	// Of leaves that wait for their index less can be said. Who may not give it to them,
-	// as an auditor, does without.
+	// Who may not give leaves their index, as an auditor, does without.
 	if _, err := v.Store.Sequence(ctx); err != nil {
 		v.Log.Debug().Err(err).Msg("the newest leaves have no index yet")
 	}
@@ -132,7 +140,7 @@ func (v *logVerification) run(ctx context.Context) (err error) {
 	// were read: then once more.
 	for found, attempt := len(v.res.Findings), 0; ; attempt++ {
 		v.res.Findings, v.res.Records = v.res.Findings[:found], 0
-		v.res.Size, v.res.Pending = state.Size, state.Pending
+		v.res.Size, v.res.Pending, v.seqs = state.Size, state.Pending, nil
 		if err := v.database(ctx); err != nil {
 			return err
 		}
@@ -140,7 +148,11 @@ func (v *logVerification) run(ctx context.Context) (err error) {
 		if state, err = v.Store.LogState(ctx); err != nil {
 			return err
 		}
-		if state.Size == before.Size && state.Pending == before.Pending || attempt == 2 || len(v.res.Findings) == found {
+		if state.Size == before.Size && state.Pending == before.Pending || len(v.res.Findings) == found {
+			return nil
+		}
+		if attempt == 2 {
+			v.find(LogFinding{Kind: LogUnchecked, Index: -1, Detail: "the database changed while it was compared: what differs may come of that, so look again when nothing runs"})
 			return nil
 		}
 	}
@@ -164,28 +176,32 @@ func (v *logVerification) database(ctx context.Context) error {
 	return v.compare(ctx)
 }
 
-// vaultSource reads the log of a vault. It lists nothing: what a publication has left
-// that was cut off before its checkpoint is no fault, and harms nobody.
+// vaultSource reads the log of a vault, each object by its oldest version: that was
+// put when there was none, and what somebody put on top later does not hide it.
 type vaultSource struct{ archive.Vault }
 
 func (s vaultSource) Read(ctx context.Context, key string) ([]byte, error) {
-	b, err := readObject(ctx, s.Vault, key, "")
-	if err == nil {
-		return b, nil
+	var oldest *archive.Version
+	for x, err := range s.Versions(ctx, key) {
+		if err != nil {
+			return nil, fmt.Errorf("couldn't list %s in vault %s: %w", key, s.Name(), err)
+		}
+		if x.Key != key {
+			break
+		}
+		if !x.DeleteMarker {
+			oldest = &x
+		}
 	}
-	if !errors.Is(err, archive.ErrNotFound) {
-		return nil, err
+	if oldest == nil {
+		return nil, fmt.Errorf("%s in vault %s: %w", key, s.Name(), fs.ErrNotExist)
 	}
-	// A delete marker on top: the newest version below it.
-	if have := readVersions(ctx, s.Vault, key); len(have) > 0 {
-		return have[0], nil
-	}
-	return nil, fmt.Errorf("%s in vault %s: %w", key, s.Name(), fs.ErrNotExist)
+	return readObject(ctx, s.Vault, key, oldest.VersionID)
 }
 
 // vaultLogs verifies the log in each vault by itself, and against the newest
-// checkpoint of all.
-func (v *logVerification) vaultLogs(ctx context.Context) error {
+// checkpoint of all; confirmed is what each vault must have.
+func (v *logVerification) vaultLogs(ctx context.Context, confirmed LogState) error {
 	vaults, err := v.logVaults(ctx, func(VaultRow) bool { return true })
 	if err != nil {
 		return err
@@ -198,8 +214,12 @@ func (v *logVerification) vaultLogs(ctx context.Context) error {
 			v.find(LogFinding{Kind: LogUnchecked, Vault: vault.Name(), Index: -1, Detail: err.Error()})
 			continue
 		}
+		newest := int64(0)
 		for _, n := range notes {
 			c, err := audit.OpenCheckpoint(n, v.verifier)
+			if err == nil {
+				newest = max(newest, c.Size)
+			}
 			if err == nil && c.Size > v.newest.Size {
 				v.newest, v.source = published{c, n}, vaultSource{vault}
 			}
@@ -207,6 +227,10 @@ func (v *logVerification) vaultLogs(ctx context.Context) error {
 				seen[string(n)] = true
 				all = append(all, n)
 			}
+		}
+		if n := confirmed.Published[vault.Name()]; n > newest {
+			v.find(LogFinding{Kind: LogMissing, Vault: vault.Name(), Index: newest, Count: n - newest,
+				Detail: fmt.Sprintf("it had confirmed a checkpoint of %d entries, and its newest is of %d", n, newest)})
 		}
 	}
 	v.res.Published, v.res.Checkpoints = v.newest.Size, len(all)
@@ -220,6 +244,11 @@ func (v *logVerification) vaultLogs(ctx context.Context) error {
 			continue
 		}
 		for _, f := range rep.Findings {
+			// What is published comes before its checkpoint: one that is under way, or
+			// was cut off, is no fault.
+			if f.Kind == audit.FoundUnknown && f.Index+f.Count > rep.Size {
+				continue
+			}
 			v.find(LogFinding{Kind: f.Kind, Vault: vault.Name(), Object: f.Key, Index: f.Index, Count: f.Count, Detail: f.Detail, Fork: f.Fork})
 		}
 	}
@@ -274,9 +303,10 @@ func (v *logVerification) entries(ctx context.Context) error {
 		return out, nil
 	})
 	v.said = newSaid()
-	damaged := false
+	damaged := false // from some entry on, the tree cannot be computed
 	for from := int64(0); from < max(v.res.Size, v.newest.Size); from += logPage {
 		to := from + logPage
+		kept := len(hashes)
 		leaves, err := v.Store.LogLeaves(ctx, from, min(to, v.res.Size))
 		if err != nil {
 			return err
@@ -320,22 +350,20 @@ func (v *logVerification) entries(ctx context.Context) error {
 			}
 			hashes = append(hashes, more...)
 		}
+		if err := v.hashes(ctx, hashes, kept); err != nil {
+			return err
+		}
 		v.progress("compare entries", int(min(to, v.res.Size)))
 	}
 	if v.newest.Size > v.res.Size {
-		v.find(LogFinding{Kind: LogTruncated, Vault: v.source.Name(), Index: v.res.Size, Detail: fmt.Sprintf("the database's log has %d entries, the newest checkpoint %d", v.res.Size, v.newest.Size),
+		v.find(LogFinding{Kind: LogTruncated, Vault: v.source.Name(), Index: v.res.Size, Count: v.newest.Size - v.res.Size, Detail: fmt.Sprintf("the database's log has %d entries, the newest checkpoint %d", v.res.Size, v.newest.Size),
 			Proof: []string{string(v.newest.note)}})
 	}
-	if damaged || v.res.Size == 0 {
-		return nil
-	}
-	root, err := tlog.TreeHash(v.res.Size, tree)
-	if err != nil {
+	if err := v.waiting(ctx); err != nil {
 		return err
 	}
-	stored, err := tlog.TreeHash(v.res.Size, v.storedHashes(ctx))
-	if err != nil || stored != root {
-		v.find(LogFinding{Kind: LogHashes, Index: -1, Detail: fmt.Sprintf("the entries' root is %s, that of the stored hashes %s (%v)", hexOf(root), hexOf(stored), err)})
+	if damaged {
+		return nil
 	}
 	if v.newest.Size > 0 && v.newest.Size <= v.res.Size {
 		if at, err := tlog.TreeHash(v.newest.Size, tree); err == nil && at != v.newest.Root {
@@ -344,6 +372,55 @@ func (v *logVerification) entries(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// hashes compares the hashes that the database keeps, from the one with the number on,
+// with those that its entries make. The next tiles are made from them.
+func (v *logVerification) hashes(ctx context.Context, computed []tlog.Hash, from int) error {
+	numbers := make([]int64, len(computed)-from)
+	for i := range numbers {
+		numbers[i] = int64(from + i)
+	}
+	stored, err := v.Store.LogHashes(ctx, numbers)
+	if errors.Is(err, ErrNotFound) {
+		v.find(LogFinding{Kind: LogHashes, Index: -1, Detail: err.Error()})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for i, h := range stored {
+		if want := computed[from+i]; h != want {
+			level, n := tlog.SplitStoredHashIndex(numbers[i])
+			v.find(LogFinding{Kind: LogHashes, Index: n << level, Count: 1 << level, Detail: fmt.Sprintf("stored hash %d is %s, the entries make %s", numbers[i], hexOf(h), hexOf(want))})
+		}
+	}
+	return nil
+}
+
+// waiting takes in what the leaves say that have no index yet: the state that the
+// database is in comes of them too.
+func (v *logVerification) waiting(ctx context.Context) error {
+	if v.res.Pending == 0 {
+		return nil
+	}
+	q := LeafQuery{Limit: logPage}
+	for {
+		leaves, err := v.Store.Leaves(ctx, q)
+		if err != nil || len(leaves) == 0 {
+			return err
+		}
+		for i := range leaves {
+			if leaves[i].Index >= 0 {
+				continue
+			}
+			entry := leaves[i].Entry()
+			if err := v.said.take(-1, leaves[i].ID, &entry); err != nil {
+				return err
+			}
+		}
+		q.After = leaves[len(leaves)-1].ID
+	}
 }
 
 // entry compares one entry, here and in the vault, and takes in what it says.
@@ -401,9 +478,7 @@ func (s *said) lost(index int64) bool {
 
 type saidHold struct {
 	index    int64
-	kind     HoldKind
-	ref      string
-	scopes   []Scope
+	Hold     // as it was placed, with the scopes that it has now
 	released bool
 }
 
@@ -417,7 +492,7 @@ type saidSegment struct {
 // saidBatch is a leaf that commits to records: of an ingest, or of a soft-delete.
 type saidBatch struct {
 	index, leaf           int64
-	action                string
+	action, segment       string
 	records               int64
 	checksumRoot, rowRoot string
 }
@@ -449,12 +524,15 @@ func (s *said) take(index, leaf int64, e *audit.Entry) error {
 	switch e.Action {
 	case ActionHoldPlaced:
 		var h struct {
-			Kind      HoldKind `json:"kind"`
-			Reference string   `json:"reference"`
-			Scopes    []Scope  `json:"scopes"`
+			Kind      HoldKind  `json:"kind"`
+			Reference string    `json:"reference"`
+			Reason    string    `json:"reason"`
+			ReviewAt  time.Time `json:"review_at"`
+			Until     time.Time `json:"until"`
+			Scopes    []Scope   `json:"scopes"`
 		}
 		err := read(&h)
-		s.holds[e.Subject] = &saidHold{index: index, kind: h.Kind, ref: h.Reference, scopes: h.Scopes}
+		s.holds[e.Subject] = &saidHold{index: index, Hold: Hold{Kind: h.Kind, Reference: h.Reference, Reason: h.Reason, ReviewAt: h.ReviewAt, Until: h.Until, Scopes: h.Scopes}}
 		return err
 	case ActionHoldExtended:
 		var more struct {
@@ -462,7 +540,7 @@ func (s *said) take(index, leaf int64, e *audit.Entry) error {
 		}
 		err := read(&more)
 		if h := s.holds[e.Subject]; h != nil {
-			h.scopes = append(h.scopes, more.Scopes...)
+			h.Scopes = append(h.Scopes, more.Scopes...)
 		}
 		return err
 	case ActionHoldReleased, ActionHoldEnded:
@@ -534,7 +612,7 @@ func (s *said) take(index, leaf int64, e *audit.Entry) error {
 			RowRoot      string `json:"row_root"`
 		}
 		err := read(&b)
-		s.batches = append(s.batches, saidBatch{index, leaf, e.Action, b.Records, b.ChecksumRoot, b.RowRoot})
+		s.batches = append(s.batches, saidBatch{index, leaf, e.Action, e.Subject, b.Records, b.ChecksumRoot, b.RowRoot})
 		if e.Action == ActionIngested {
 			s.taken += b.Records
 		} else {
@@ -567,28 +645,41 @@ func (v *logVerification) compareHolds(ctx context.Context) error {
 	have := map[string]*Hold{}
 	for _, h := range holds {
 		have[h.ID] = h
-		if v.said.holds[h.ID] == nil && !v.pending(ctx, h.ID) {
+		if v.said.holds[h.ID] == nil {
 			v.differs(-1, h.ID, "the database has the hold, the log has not")
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(v.said.holds)) {
 		said, h := v.said.holds[id], have[id]
-		switch {
-		case h == nil:
+		if h == nil {
 			v.differs(said.index, id, "the log has the hold, the database has not")
 			continue
-		case said.released && h.Open():
-			v.differs(said.index, id, "the log says that the hold is released, and it is open")
-		case !said.released && !h.Open() && !v.pending(ctx, id):
-			v.differs(said.index, id, "the hold is released, and the log does not say so")
-		case h.Kind != said.kind || h.Reference != said.ref:
-			v.differs(said.index, id, "the hold is %s %q, the log says %s %q", h.Kind, h.Reference, said.kind, said.ref)
 		}
-		if !sameScopes(h.Scopes, said.scopes) && !v.pending(ctx, id) {
-			v.differs(said.index, id, "the hold has other scopes than the log says: %s", scopesText(h.Scopes, said.scopes))
+		if said.released && h.Open() {
+			v.differs(said.index, id, "the log says that the hold is released, and it is open")
+		}
+		if !said.released && !h.Open() {
+			v.differs(said.index, id, "the hold is released, and the log does not say so")
+		}
+		if h.Kind != said.Kind || h.Reference != said.Reference || h.Reason != said.Reason {
+			v.differs(said.index, id, "the hold is %s %q (%s), the log says %s %q (%s)", h.Kind, h.Reference, h.Reason, said.Kind, said.Reference, said.Reason)
+		}
+		if !h.Until.Equal(said.Until) || !h.ReviewAt.Equal(said.ReviewAt) {
+			v.differs(said.index, id, "the hold is to be reviewed at %s and ends at %s, the log says %s and %s", day(h.ReviewAt), day(h.Until), day(said.ReviewAt), day(said.Until))
+		}
+		if !sameScopes(h.Scopes, said.Scopes) {
+			v.differs(said.index, id, "the hold has other scopes than the log says: %s", scopesText(h.Scopes, said.Scopes))
 		}
 	}
 	return nil
+}
+
+// day is a time that may be none.
+func day(t time.Time) string {
+	if t.IsZero() {
+		return "no time"
+	}
+	return cte.FormatTime(t)
 }
 
 // scopesText names what one list has and the other has not.
@@ -607,13 +698,6 @@ func scopesText(have, want []Scope) string {
 	return strings.Join(out, ", ")
 }
 
-// pending says whether a leaf about the subject still waits for its index, so that the
-// log is not yet as far as the database.
-func (v *logVerification) pending(ctx context.Context, subject string) bool {
-	leaves, err := v.Store.Leaves(ctx, LeafQuery{Subject: subject})
-	return err == nil && slices.ContainsFunc(leaves, func(l Leaf) bool { return l.Index < 0 || l.Index >= v.res.Size })
-}
-
 func (v *logVerification) compareClasses(ctx context.Context) error {
 	classes, err := v.Store.Classes(ctx, false)
 	if err != nil {
@@ -622,7 +706,7 @@ func (v *logVerification) compareClasses(ctx context.Context) error {
 	have := map[string]ClassState{}
 	for _, c := range classes {
 		have[c.ID] = c.State
-		if v.said.classes[c.ID] == "" && v.res.Pending == 0 {
+		if v.said.classes[c.ID] == "" {
 			v.differs(-1, c.ID, "the database has the class, the log has not")
 		}
 	}
@@ -630,7 +714,7 @@ func (v *logVerification) compareClasses(ctx context.Context) error {
 		switch said := v.said.classes[id]; {
 		case have[id] == "":
 			v.differs(-1, id, "the log has the class (%s), the database has not", said)
-		case have[id] != said && v.res.Pending == 0:
+		case have[id] != said:
 			v.differs(-1, id, "the class is %s, the log says %s", have[id], said)
 		}
 	}
@@ -646,7 +730,7 @@ func (v *logVerification) compareSegments(ctx context.Context) error {
 	for i := range segments {
 		g := &segments[i]
 		have[g.ID] = g
-		if v.said.segments[g.ID] == nil && v.res.Pending == 0 {
+		if v.said.segments[g.ID] == nil {
 			v.differs(-1, g.ID, "the database has the segment, the log has not")
 		}
 	}
@@ -656,7 +740,7 @@ func (v *logVerification) compareSegments(ctx context.Context) error {
 			v.differs(said.index, id, "the log has the segment, the database has not")
 			continue
 		}
-		if g.State != said.state && v.res.Pending == 0 {
+		if g.State != said.state {
 			v.differs(said.index, id, "the segment is %s, the log says %s", g.State, said.state)
 		}
 		if hexOf(g.ObjectSHA256) != said.object {
@@ -679,7 +763,7 @@ func (v *logVerification) compareVaults(ctx context.Context) error {
 	have := map[string]VaultState{}
 	for _, r := range rows {
 		have[r.Name] = r.State
-		if _, ok := v.said.vaults[r.Name]; !ok && v.res.Pending == 0 {
+		if _, ok := v.said.vaults[r.Name]; !ok {
 			v.differs(-1, r.Name, "the database has the vault, the log has not")
 		}
 	}
@@ -687,7 +771,7 @@ func (v *logVerification) compareVaults(ctx context.Context) error {
 		switch said := v.said.vaults[name]; {
 		case have[name] == "":
 			v.differs(-1, name, "the log has the vault, the database has not")
-		case (said == "" && have[name] == Retiring || said != "" && have[name] != said) && v.res.Pending == 0:
+		case (said == "" && have[name] == Retiring || said != "" && have[name] != said):
 			v.differs(-1, name, "the vault is %s, the log says %s", have[name], said)
 		}
 	}
@@ -703,52 +787,39 @@ func (v *logVerification) compareLegalHolds(ctx context.Context) error {
 	for _, c := range copies {
 		have[[2]string{c.Segment, c.Vault}] = c.State
 	}
-	for at, said := range v.said.legal {
-		if have[at] != said && !v.pending(ctx, at[0]) {
+	for _, at := range sortedPairs(v.said.legal) {
+		if said := v.said.legal[at]; have[at] != said {
 			v.differs(-1, at[0], "its legal hold in vault %s is %q, the log says %q", at[1], have[at], said)
 		}
 	}
-	for at, state := range have {
-		if _, ok := v.said.legal[at]; !ok && !v.pending(ctx, at[0]) {
-			v.differs(-1, at[0], "its legal hold in vault %s is %q, the log has none", at[1], state)
+	for _, at := range sortedPairs(have) {
+		if _, ok := v.said.legal[at]; !ok {
+			v.differs(-1, at[0], "its legal hold in vault %s is %q, the log has none", at[1], have[at])
 		}
 	}
 	return nil
 }
 
+func sortedPairs(m map[[2]string]LegalState) [][2]string {
+	return slices.SortedFunc(maps.Keys(m), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) })
+}
+
 // compareRecords recomputes, for each leaf that commits to records, what it commits to.
 func (v *logVerification) compareRecords(ctx context.Context) error {
+	o, err := v.origin(ctx)
+	if err != nil {
+		return err
+	}
+	policy := v.Policy
+	if o.PolicyHash != "" {
+		policy = o.Policy
+	}
 	for _, b := range v.said.batches {
 		if b.leaf == 0 {
 			continue // its leaf is gone: found already
 		}
-		var sums, rows [][32]byte
-		for r, err := range v.Store.LeafRows(ctx, b.leaf) {
-			if err != nil {
-				return err
-			}
-			sums, rows = append(sums, r.Checksum), append(rows, RowHash(&r.Row, r.Inputs))
-			if want := v.Policy.DueAt(r.EventTimestamp); b.action == ActionIngested && !r.DueAt.Equal(want) {
-				v.find(LogFinding{Kind: LogRecord, Index: b.index, Leaf: b.leaf, Subject: r.RecordID, Detail: fmt.Sprintf("it is due at %s, by the policy at %s", cte.FormatTime(r.DueAt), cte.FormatTime(want))})
-			}
-			if b.action == ActionArchived && r.State == Active {
-				v.find(LogFinding{Kind: LogRecord, Index: b.index, Leaf: b.leaf, Subject: r.RecordID, Detail: "the log says that it was archived, and it is active"})
-			}
-		}
-		v.res.Records += int64(len(sums))
-		f := LogFinding{Kind: LogRecord, Index: b.index, Leaf: b.leaf}
-		switch checksumRoot, rowRoot := archive.Root(sums), archive.Root(rows); {
-		case len(sums) == 0 && b.action == ActionIngested && v.said.lost(b.index):
-			// Said then.
-		case int64(len(sums)) != b.records:
-			f.Detail = fmt.Sprintf("the leaf (%s) is of %d records, the database has %d of them", b.action, b.records, len(sums))
-			v.find(f)
-		case hexOf(checksumRoot) != b.checksumRoot:
-			f.Detail = fmt.Sprintf("the Merkle root over the checksums of its %d records is %s, the leaf (%s) says %s", b.records, hexOf(checksumRoot), b.action, b.checksumRoot)
-			v.find(f)
-		case b.action == ActionIngested && hexOf(rowRoot) != b.rowRoot:
-			f.Detail = fmt.Sprintf("the Merkle root over the rows of its %d records is %s, the leaf (%s) says %s: a lot, time, place or input was changed", b.records, hexOf(rowRoot), b.action, b.rowRoot)
-			v.find(f)
+		if err := v.batch(ctx, b, policy); err != nil {
+			return err
 		}
 		v.progress("compare records", int(v.res.Records))
 	}
@@ -756,13 +827,81 @@ func (v *logVerification) compareRecords(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if n := counts[Active] + counts[Archived] + counts[Purged]; n < v.said.taken {
+	if n := counts[Active] + counts[Archived] + counts[Purged]; n != v.said.taken {
 		v.find(LogFinding{Kind: LogRecord, Index: -1, Detail: fmt.Sprintf("the log took in %d records, the database has %d", v.said.taken, n)})
-	} else if n > v.said.taken && v.res.Pending == 0 {
-		v.find(LogFinding{Kind: LogRecord, Index: -1, Detail: fmt.Sprintf("the log took in %d records, the database has %d", v.said.taken, n)})
+		if err := v.strangers(ctx); err != nil {
+			return err
+		}
 	}
-	if n := counts[Archived] + counts[Purged]; n != v.said.archived && v.res.Pending == 0 {
+	if n := counts[Archived] + counts[Purged]; n != v.said.archived {
 		v.find(LogFinding{Kind: LogRecord, Index: -1, Detail: fmt.Sprintf("the log archived %d records, the database has %d that are archived", v.said.archived, n)})
+	}
+	return nil
+}
+
+// batch compares the records of one leaf.
+func (v *logVerification) batch(ctx context.Context, b saidBatch, policy Policy) error {
+	f := LogFinding{Kind: LogRecord, Index: b.index, Leaf: b.leaf}
+	var sums, rows [][32]byte
+	seqs := [2]int64{0, -1}
+	for r, err := range v.Store.LeafRows(ctx, b.leaf) {
+		if err != nil {
+			return err
+		}
+		if len(sums) == 0 {
+			seqs[0] = r.Seq
+		}
+		seqs[1] = r.Seq
+		sums, rows = append(sums, r.Checksum), append(rows, RowHash(&r.Row, r.Inputs))
+		if want := policy.DueAt(r.EventTimestamp); b.action == ActionIngested && !r.DueAt.Equal(want) {
+			f.Subject, f.Detail = r.RecordID, fmt.Sprintf("it is due at %s, by the policy at %s", cte.FormatTime(r.DueAt), cte.FormatTime(want))
+			v.find(f)
+		}
+		if b.action == ActionArchived && r.State == Active {
+			f.Subject, f.Detail = r.RecordID, "the log says that it was archived, and it is active"
+			v.find(f)
+		}
+	}
+	v.res.Records += int64(len(sums))
+	if b.action == ActionIngested {
+		v.seqs = append(v.seqs, seqs)
+	}
+	f.Subject = b.segment
+	switch checksumRoot, rowRoot := archive.Root(sums), archive.Root(rows); {
+	case len(sums) == 0 && b.action == ActionIngested && v.said.lost(b.index):
+		return nil // a recovery has said so
+	case int64(len(sums)) != b.records:
+		f.Detail = fmt.Sprintf("the leaf (%s) is of %d records, the database has %d of them", b.action, b.records, len(sums))
+	case hexOf(checksumRoot) != b.checksumRoot:
+		f.Detail = fmt.Sprintf("the Merkle root over the checksums of its %d records is %s, the leaf (%s) says %s", b.records, hexOf(checksumRoot), b.action, b.checksumRoot)
+	case b.action == ActionIngested && hexOf(rowRoot) != b.rowRoot:
+		f.Detail = fmt.Sprintf("the Merkle root over the rows of its %d records is %s, the leaf (%s) says %s: a lot, time, place or input was changed", b.records, hexOf(rowRoot), b.action, b.rowRoot)
+	default:
+		return nil
+	}
+	v.find(f)
+	return nil
+}
+
+// strangers names records that no leaf took in. The seqs of a batch are contiguous.
+func (v *logVerification) strangers(ctx context.Context) error {
+	slices.SortFunc(v.seqs, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
+	for r, err := range v.Store.Rows(ctx, Query{}) {
+		if err != nil {
+			return err
+		}
+		_, taken := slices.BinarySearchFunc(v.seqs, r.Seq, func(of [2]int64, seq int64) int {
+			switch {
+			case of[1] < seq:
+				return -1
+			case of[0] > seq:
+				return 1
+			}
+			return 0
+		})
+		if !taken {
+			v.find(LogFinding{Kind: LogRecord, Index: -1, Leaf: r.IngestLeaf, Subject: r.RecordID, Detail: "no leaf took it in"})
+		}
 	}
 	return nil
 }

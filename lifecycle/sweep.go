@@ -203,6 +203,9 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 	if s.vaults, err = e.countingVaults(ctx, s.now); err != nil {
 		return s.res, err
 	}
+	if err := e.checkLogKey(ctx); err != nil {
+		return s.res, err
+	}
 	if err := e.CheckKeyring(ctx); err != nil {
 		return s.res, err
 	}

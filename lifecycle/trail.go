@@ -7,30 +7,12 @@ import (
 	"iter"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/lotkeeper/lotkeeper/cte"
 )
 
-// TrailQuery selects leaves of the audit trail. A leaf must match all that is set.
-type TrailQuery struct {
-	LeafQuery
-	// Actor is who the leaf says it was, exactly.
-	Actor string
-	// From and To bound the leaf's time: From <= at < To.
-	From, To time.Time
-	// After bounds the leaf's number, exclusively.
-	After int64
-}
-
-// leaves reads the leaves of a query, oldest first.
-func (e *Engine) leaves(ctx context.Context, q TrailQuery) ([]Leaf, error) {
-	leaves, err := e.Store.Leaves(ctx, q.LeafQuery)
-	return q.among(leaves), err
-}
-
 // among keeps those of the leaves that the query selects, each once, oldest first.
-func (q TrailQuery) among(leaves []Leaf) []Leaf {
+func (q LeafQuery) among(leaves []Leaf) []Leaf {
 	leaves = slices.DeleteFunc(leaves, func(l Leaf) bool {
 		return q.RunID != "" && l.RunID != q.RunID || q.Subject != "" && l.Subject != q.Subject || q.Actions != nil && !slices.Contains(q.Actions, l.Action) ||
 			q.Actor != "" && l.Actor != q.Actor || !q.From.IsZero() && l.At.Before(q.From) || !q.To.IsZero() && !l.At.Before(q.To) || l.ID <= q.After
@@ -40,9 +22,9 @@ func (q TrailQuery) among(leaves []Leaf) []Leaf {
 }
 
 // Trail yields the leaves of a query, oldest first.
-func (e *Engine) Trail(ctx context.Context, q TrailQuery) iter.Seq2[Leaf, error] {
+func (e *Engine) Trail(ctx context.Context, q LeafQuery) iter.Seq2[Leaf, error] {
 	return func(yield func(Leaf, error) bool) {
-		leaves, err := e.leaves(ctx, q)
+		leaves, err := e.Store.Leaves(ctx, q)
 		if err != nil {
 			yield(Leaf{}, err)
 			return
@@ -58,7 +40,7 @@ func (e *Engine) Trail(ctx context.Context, q TrailQuery) iter.Seq2[Leaf, error]
 // RecordTrail lists the leaves of a query that tell of a record: its own steps, those of
 // its segment, the end of its class keys, the holds that cover or covered it, and the
 // exports that asked for it. ErrNotFound.
-func (e *Engine) RecordTrail(ctx context.Context, id string, q TrailQuery) ([]Leaf, error) {
+func (e *Engine) RecordTrail(ctx context.Context, id string, q LeafQuery) ([]Leaf, error) {
 	r, err := e.Store.Row(ctx, id)
 	if err != nil {
 		return nil, err
@@ -76,7 +58,7 @@ const maxLotRecords = 1000
 
 // LotTrail lists the leaves of a query that tell of a lot's records, or of a hold that
 // names the lot. cut: the lot has more records than were looked at.
-func (e *Engine) LotTrail(ctx context.Context, lot cte.Lot, q TrailQuery) (leaves []Leaf, cut bool, err error) {
+func (e *Engine) LotTrail(ctx context.Context, lot cte.Lot, q LeafQuery) (leaves []Leaf, cut bool, err error) {
 	t, err := e.telling(ctx)
 	if err != nil {
 		return nil, false, err

@@ -69,6 +69,7 @@ the holds that name the lot.`,
 	cmd.Flags().BoolVarP(&f.Follow, "follow", "f", false, "go on with what comes, until interrupted")
 	oneOf(cmd, "action", lifecycle.Actions...)
 	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
 	return cmd
 }
 
@@ -108,7 +109,11 @@ type leafResult struct {
 }
 
 func leafOf(l lifecycle.Leaf) leafResult {
-	return leafResult{LeafID: l.ID, At: cte.FormatTime(l.At), Actor: l.Actor, Role: l.Role, Software: l.Software, Action: l.Action, RunID: l.RunID, Subject: l.Subject, Body: l.Body}
+	r := leafResult{LeafID: l.ID, At: cte.FormatTime(l.At), Actor: l.Actor, Role: l.Role, Software: l.Software, Action: l.Action, RunID: l.RunID, Subject: l.Subject, Body: l.Body}
+	if l.Index >= 0 {
+		r.Index = &l.Index
+	}
+	return r
 }
 
 // pollEvery is how often --follow looks for what is new.
@@ -119,7 +124,7 @@ const pollEvery = time.Second
 const lateLeaves = 10_000
 
 func (a *app) auditLog(ctx context.Context, e *lifecycle.Engine, f auditLogFlags) error {
-	q := lifecycle.TrailQuery{LeafQuery: lifecycle.LeafQuery{RunID: f.Run, Subject: f.Hold}, Actor: f.By, From: f.From, To: f.To}
+	q := lifecycle.LeafQuery{RunID: f.Run, Subject: f.Hold, Actor: f.By, From: f.From, To: f.To}
 	if len(f.Actions) > 0 {
 		q.Actions = f.Actions
 	}
@@ -218,7 +223,7 @@ func (a *app) knownToTrail(ctx context.Context, e *lifecycle.Engine, f auditLogF
 }
 
 // trail yields what the flags select. cut: of a lot not all records were looked at.
-func (a *app) trail(ctx context.Context, e *lifecycle.Engine, f auditLogFlags, q lifecycle.TrailQuery, cut *bool) iter.Seq2[lifecycle.Leaf, error] {
+func (a *app) trail(ctx context.Context, e *lifecycle.Engine, f auditLogFlags, q lifecycle.LeafQuery, cut *bool) iter.Seq2[lifecycle.Leaf, error] {
 	if f.Record == "" && f.Lot == "" {
 		return e.Trail(ctx, q)
 	}

@@ -19,22 +19,23 @@ func newAuditVerify(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify [--proof FILE --log-key KEY]",
 		Short: "Compare the database with the log that is locked in the vaults",
-		Long: `Compare the database with the log that is locked in the vaults: each vault's tiles
-with its checkpoints, each leaf of the database with the tree, the records with the
-leaves that took them in and archived them, and holds, classes, segments and vaults
-with what the log says became of them. Whatever was changed in the database since,
-also by its owner, does not fit. It writes nothing, and goes on to the end whatever
-it finds. On a fork or a gap the proof is printed: signed checkpoints, entries and
-hashes that anybody can check.
+		Long: `Compare the database with the log that is locked in the vaults: each vault's
+tiles with its checkpoints, each leaf of the database with the tree, the records
+with the leaves that took them in and archived them, and holds, classes,
+segments and vaults with what the log says became of them. Whatever was changed
+in the database since, also by its owner, does not fit. It goes on to the end
+whatever it finds. On a fork or a gap the proof is printed: signed checkpoints,
+entries and hashes that anybody can check.
 
-What it does not see: keys (type: lotkeeper verify, which decrypts), and leaves that
-were never published.
+What it does not see: ciphertext and keys (type: lotkeeper verify, which
+decrypts), and what was changed together with leaves that no vault had yet.
 
-With --proof it checks what "lotkeeper audit proof" printed, and needs nothing but
-the log's public key.`,
+With --proof it checks what "lotkeeper audit proof" printed, and needs nothing
+but the log's public key. What is proved is the life of a checksum; that it is
+the record's is for its line to show: lotkeeper record show --line.`,
 		Example: `  lotkeeper audit verify
   lotkeeper audit verify -o json
-  lotkeeper audit verify --proof proof.json --log-key lotkeeper-7h3kq0w2xz+1b2c3d4e+AbCd...`,
+  lotkeeper audit verify --proof proof.json --log-key "$(cat log.pub)"`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if (proof == "") != (key == "") {
@@ -125,14 +126,14 @@ func (a *app) checkProof(file, key string) error {
 	if err := p.Check(key); err != nil {
 		return &findings{"the proof does not hold: " + err.Error(), "it was changed, or made under another key"}
 	}
-	return result(a, proofChecked{p.RecordID, p.Checksum, len(p.Steps), true}, func(s *screen) {
-		s.fields("", "record", p.RecordID, "checksum", p.Checksum, "steps", fmt.Sprint(len(p.Steps)), "proof", "holds")
+	return result(a, proofChecked{p.Checksum, len(p.Steps), true}, func(s *screen) {
+		s.fields("", "checksum", p.Checksum, "steps", fmt.Sprint(len(p.Steps)), "proof", "holds")
 	})
 }
 
-// proofChecked is what a proof that holds comes to.
+// proofChecked is what a proof that holds comes to. It has not the record's id, which the
+// log does not say: the checksum is what is proved.
 type proofChecked struct {
-	RecordID string `json:"record_id"`
 	Checksum string `json:"checksum"`
 	Steps    int    `json:"steps"`
 	Holds    bool   `json:"holds"`
@@ -142,9 +143,9 @@ func newAuditCheckpoint(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "checkpoint",
 		Short: "Sign the log's head, and publish it to every vault",
-		Long: `Sign the log's head, and publish what is new of the log to every vault, under lock.
-Each run and each hold does that by itself; this is for what they could not publish,
-and for an administrator who has changed something outside of them.`,
+		Long: `Sign the log's head, and publish what is new of the log to every vault, under
+lock. Each run and each hold does that by itself; this is for what they could
+not publish, and for what was only read since: who was given what.`,
 		Example: `  lotkeeper audit checkpoint`,
 		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -155,14 +156,15 @@ and for an administrator who has changed something outside of them.`,
 					return err
 				}
 				if err := result(a, res, func(s *screen) {
-					s.fields("", "entries", fmt.Sprint(res.Size), "root", res.Root)
+					pairs := []string{"entries", fmt.Sprint(res.Size), "root", res.Root}
 					for _, v := range res.Vaults {
 						text := fmt.Sprintf("%s: %d entries", v.Vault, v.Size)
 						if v.Problem != "" {
 							text += "; " + v.Problem
 						}
-						s.fields("", "vault", text)
+						pairs = append(pairs, "vault", text)
 					}
+					s.fields("", pairs...)
 				}); err != nil {
 					return err
 				}
@@ -192,11 +194,11 @@ func newAuditExport(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export DIR",
 		Short: "Write the published log as a folder that verifies with public tools",
-		Long: `Write the published log into a new folder, under its newest checkpoint: tiles, entry
-bundles and checkpoints in the layout of C2SP tlog-tiles. It verifies without the
-database and without this program, with tessera's fsck and any reader of signed notes;
-a README in the folder says how. Compare the key in it with the one that was written
-down when the log was begun.`,
+		Long: `Write the published log into a new folder, under its newest checkpoint: tiles,
+entry bundles and checkpoints in the layout of C2SP tlog-tiles. It verifies
+without the database and without this program, with tessera's fsck and any
+reader of signed notes; a README in the folder says how. Compare the key in it
+with the one that was written down when the log was begun.`,
 		Example: `  lotkeeper audit export /mnt/auditor/log-2026-11`,
 		Args:    arguments("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -228,10 +230,10 @@ func newAuditProof(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "proof RECORD",
 		Short: "Prove a record's life, from ingest to destruction",
-		Long: `Prove each step of a record's life, from its ingest to the destruction of its hot
-copy's key, as far as it has come: the record's checksum in the batch of a leaf, the
-leaf in the tree, the tree in a signed checkpoint that is locked in a vault. Whoever
-has the log's public key can check it, without the database:
+		Long: `Prove each step of a record's life, from its ingest to the destruction of its
+hot copy's key, as far as it has come: the record's checksum in the batch of a
+leaf, the leaf in the tree, the tree in a signed checkpoint that is locked in a
+vault. Whoever has the log's public key can check it, without the database:
 lotkeeper audit verify --proof FILE --log-key KEY.`,
 		Example: `  lotkeeper audit proof cte-8842-a > proof.json`,
 		Args:    arguments("RECORD"),
@@ -249,10 +251,11 @@ lotkeeper audit verify --proof FILE --log-key KEY.`,
 					a.note("%s of the record %s in no published checkpoint yet: type lotkeeper audit checkpoint", plural(p.Pending, "step"), map[bool]string{true: "is", false: "are"}[p.Pending == 1])
 				}
 				return result(a, p, func(s *screen) {
-					s.fields("", "record", p.RecordID, "checksum", p.Checksum, "vault", p.Vault)
+					pairs := []string{"record", p.RecordID, "checksum", p.Checksum, "vault", p.Vault}
 					for _, step := range p.Steps {
-						s.fields("", "entry", fmt.Sprintf("%d: %s", step.Entry.Index, step.Action))
+						pairs = append(pairs, "entry", fmt.Sprintf("%d: %s", step.Entry.Index, step.Action))
 					}
+					s.fields("", pairs...)
 					s.printf("\n")
 					s.printf("%s\n", strings.TrimRight(p.Checkpoint, "\n"))
 				})

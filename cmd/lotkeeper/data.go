@@ -21,6 +21,7 @@ import (
 	"github.com/lotkeeper/lotkeeper/archive/minio"
 	"github.com/lotkeeper/lotkeeper/archive/s3"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/lifecycle/audit"
 	"github.com/lotkeeper/lotkeeper/lifecycle/postgres"
 	"github.com/lotkeeper/lotkeeper/lifecycle/sqlite"
 	"github.com/lotkeeper/lotkeeper/shred"
@@ -513,11 +514,13 @@ func (o *opener) fill(ctx context.Context, s settings, actor string) (err error)
 		return o.lostDatabase("the keyring holds keys")
 	}
 	for _, v := range vaults {
-		for x, err := range v.Versions(ctx, archive.ObjectPrefix) {
-			if err != nil {
-				return fmt.Errorf("couldn't list vault %s: %w", v.Name(), err)
+		for _, prefix := range []string{archive.ObjectPrefix, audit.Prefix} {
+			for x, err := range v.Versions(ctx, prefix) {
+				if err != nil {
+					return fmt.Errorf("couldn't list vault %s: %w", v.Name(), err)
+				}
+				return o.lostDatabase(fmt.Sprintf("vault %s holds %s", v.Name(), x.Key))
 			}
-			return o.lostDatabase(fmt.Sprintf("vault %s holds %s", v.Name(), x.Key))
 		}
 	}
 	witness := witnessPrefix + strings.ToLower(rand.Text())

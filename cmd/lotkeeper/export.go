@@ -53,7 +53,7 @@ masked was shown. Where the configuration limits what one may be given in a day
 	exits(cmd, exitFailed, exitFindings, exitRefused)
 	needs(cmd, roleExport)
 	finds(cmd, "some records could not be read and were left out")
-	refuses(cmd, "ended by the limit of what one may be given in a day")
+	refuses(cmd, "refused, or ended by the limit of what one may be given in a day")
 	return cmd
 }
 

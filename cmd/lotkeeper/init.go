@@ -42,10 +42,11 @@ encrypt the disk. Without the keyring nothing here can be read, by anybody:
 `
 
 // logKeyLimits is what to do with the log's two keys.
-const logKeyLimits = `The audit log is signed with the key in the log key file. Back it up: without it no
-sweep can go on. Whoever has it can sign another history, as long as no vault has
-the true one. Write the log key (the public one) down where the administrator of
-this machine cannot change it: with it anybody can check what the log says.
+const logKeyLimits = `The audit log is signed with the key in the log key file. Back it up: without it
+no sweep can go on. Whoever has it can sign another history, as long as no vault
+has the true one. Write the log key (the public one) down where the
+administrator of this machine cannot change it: with it anybody can check what
+the log says.
 `
 
 func newInit(a *app) *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -60,6 +62,7 @@ func TestScripts(t *testing.T) {
 			"absent":  cmdAbsent,
 			"fits":    cmdFits,
 			"bytes":   cmdBytes,
+			"sql":     cmdSQL,
 		},
 	})
 }
@@ -287,4 +290,28 @@ func cmdBytes(ts *testscript.TestScript, neg bool, args []string) {
 		b.WriteString(strings.Repeat(s, n))
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(b.String()), 0o600))
+}
+
+// sql DATA STATEMENT...: does to the database in a data directory what its owner can,
+// with the triggers gone and put back.
+func cmdSQL(ts *testscript.TestScript, neg bool, args []string) {
+	must(ts, neg, len(args) >= 2, "sql data statement...")
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(ts.MkAbs(args[0]), "lotkeeper.db"))
+	ts.Check(err)
+	defer db.Close()
+	db.SetMaxOpenConns(1) // so that the pragma holds for what follows
+	rows, err := db.Query(`SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'`)
+	ts.Check(err)
+	before, after := []string{`PRAGMA foreign_keys = 0`}, []string(nil)
+	for rows.Next() {
+		var name, create string
+		ts.Check(rows.Scan(&name, &create))
+		before, after = append(before, `DROP TRIGGER `+name), append(after, create)
+	}
+	ts.Check(errors.Join(rows.Err(), rows.Close()))
+	for _, s := range slices.Concat(before, args[1:], after) {
+		if _, err := db.Exec(s); err != nil {
+			ts.Fatalf("%s: %v", s, err)
+		}
+	}
 }

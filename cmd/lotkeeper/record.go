@@ -32,10 +32,10 @@ the SHA-256 of that line without its newline:
 
   lotkeeper record show RECORD --line | tr -d '\n' | sha256sum
 
-On PostgreSQL --line needs the role lotkeeper_export. It is an export of one record:
-the audit trail says who was shown it. For a role that may not see them, and with
---mask, values that name people or their telephone numbers read "[masked]", and the
-checksum is not that of the line.`,
+On PostgreSQL --line needs the role lotkeeper_export. It is an export of one
+record: the audit trail says who was shown it. For a role that may not see them,
+and with --mask, values that name people or their telephone numbers read
+"[masked]", and the checksum is not that of the line.`,
 		Example: `  lotkeeper record show cte-8842-a
   lotkeeper record show cte-8842-a -o json | jq .state
   lotkeeper record show cte-8842-a --line | jq .kde_payload`,
@@ -61,7 +61,7 @@ checksum is not that of the line.`,
 	cmd.Flags().BoolVar(&line, "line", false, "print the canonical line, whatever --output says")
 	maskFlag(cmd, &mask)
 	exits(cmd, exitFailed, exitRefused)
-	refuses(cmd, "ended by the limit of what one may be given in a day")
+	refuses(cmd, "refused, or ended by the limit of what one may be given in a day")
 	needs(cmd, roleAuditor)
 	return cmd
 }

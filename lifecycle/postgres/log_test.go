@@ -77,7 +77,7 @@ func TestLogMigrate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	if _, err := prepare(t.Context(), conn, true); err != nil {
+	if err := prepare(t.Context(), conn, true); err != nil {
 		t.Fatal(err)
 	}
 	dir, err := fs.Sub(migrations, "migrations")

@@ -222,7 +222,10 @@ func migrate(ctx context.Context, config *pgx.ConnConfig, create bool) error {
 	if err != nil {
 		return err
 	}
-	version, err := prepare(ctx, conn, create)
+	var version int64
+	if err = prepare(ctx, conn, create); err == nil {
+		version, err = schemaVersion(ctx, conn)
+	}
 	if err = errors.Join(denied(err), conn.Close(context.WithoutCancel(ctx))); err != nil {
 		return err
 	}
@@ -263,32 +266,19 @@ func migrate(ctx context.Context, config *pgx.ConnConfig, create bool) error {
 		Hint: "name a connection as its owner in the configuration, as store_admin"}
 }
 
-// prepare makes the schema that goose's own table goes into, and says which version
-// is in it.
-func prepare(ctx context.Context, conn *pgx.Conn, create bool) (version int64, err error) {
+// prepare makes the schema that goose's own table goes into.
+func prepare(ctx context.Context, conn *pgx.Conn, create bool) error {
 	if err := checkServer(ctx, conn); err != nil {
-		return 0, err
+		return err
 	}
-	if create {
-		err = makeSchema(ctx, conn)
+	if !create {
+		var there bool
+		err := conn.QueryRow(ctx, `SELECT to_regclass('lotkeeper.meta') IS NOT NULL`).Scan(&there)
+		if err == nil && !there {
+			err = ErrNotCreated
+		}
+		return err
 	}
-	var table string
-	if err == nil {
-		err = conn.QueryRow(ctx, `SELECT coalesce(to_regclass(CASE WHEN $1 THEN 'lotkeeper.goose_db_version' ELSE 'lotkeeper.meta' END)::text, '')`, create).Scan(&table)
-	}
-	switch {
-	case err != nil:
-		return 0, err
-	case table == "" && create:
-		return 0, nil
-	case table == "":
-		return 0, ErrNotCreated
-	}
-	err = conn.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM lotkeeper.goose_db_version WHERE is_applied`).Scan(&version)
-	return version, err
-}
-
-func makeSchema(ctx context.Context, conn *pgx.Conn) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		// IF NOT EXISTS alone fails when two do it at once.
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, lockKey); err != nil {
@@ -297,6 +287,17 @@ func makeSchema(ctx context.Context, conn *pgx.Conn) error {
 		_, err := tx.Exec(ctx, `CREATE SCHEMA IF NOT EXISTS lotkeeper`)
 		return err
 	})
+}
+
+// schemaVersion is the newest migration that was applied, 0 if none was. goose would
+// ask with the owner's rights.
+func schemaVersion(ctx context.Context, conn *pgx.Conn) (version int64, err error) {
+	var there bool
+	err = conn.QueryRow(ctx, `SELECT to_regclass('lotkeeper.goose_db_version') IS NOT NULL`).Scan(&there)
+	if err == nil && there {
+		err = conn.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM lotkeeper.goose_db_version WHERE is_applied`).Scan(&version)
+	}
+	return version, err
 }
 
 // Close gives back every lease that is still held.

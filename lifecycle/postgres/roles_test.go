@@ -713,6 +713,10 @@ func TestRolesAreMade(t *testing.T) {
 			+ (SELECT count(*) FROM pg_proc WHERE pronamespace = 'lotkeeper'::regnamespace AND proowner <> 'lotkeeper_owner'::regrole)`).Scan(&others); err != nil || others > 0 {
 			t.Errorf("%d tables, indexes, sequences or functions are not the owner's, %v", others, err)
 		}
+		var unmasked bool
+		if err := conn.QueryRow(t.Context(), `SELECT pg_has_role(session_user, 'lotkeeper_unmask', 'MEMBER')`).Scan(&unmasked); err != nil || !unmasked {
+			t.Errorf("%s may not see what is masked: %v", conn.Config().User, err)
+		}
 	}
 }
 

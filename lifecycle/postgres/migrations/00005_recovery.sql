@@ -101,11 +101,17 @@ CREATE TRIGGER log_published_forward BEFORE UPDATE ON lotkeeper.log_published
     FOR EACH ROW EXECUTE FUNCTION lotkeeper.log_published_forward();
 
 -- A leaf that is published keeps the role that was authenticated when it was written.
+-- A new one has that of its session, and can be read back.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION lotkeeper.leaves_authenticated() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM lotkeeper.recovering WHERE one = 1) THEN
         NEW.role := session_user;
+    END IF;
+    -- What cannot be read back would keep the whole log from going on.
+    PERFORM NEW.body::json;
+    IF NEW.at !~ '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z$' THEN
+        RAISE EXCEPTION '% is not a time', NEW.at USING ERRCODE = 'invalid_datetime_format';
     END IF;
     RETURN NEW;
 END $$;
