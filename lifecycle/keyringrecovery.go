@@ -19,15 +19,16 @@ type KeyringRecovery struct {
 	// DestroyedAgain are classes that receipts say are destroyed, and whose keys
 	// this older keyring had brought back.
 	DestroyedAgain []string `json:"destroyed_again"`
-	// Resealed counts hot records of those classes that were moved to another first: a
-	// recovery of the log brings back DEKs that a sweep had moved on after the backup.
-	Resealed int `json:"resealed"`
 	// Created are classes whose keys the keyring lacked, and on which nothing
 	// depends: they have new keys.
 	Created []string `json:"created"`
 	// Lost are classes whose keys the keyring lacks and something depends on.
 	// Only a newer copy of the keyring brings them back.
 	Lost []LostClass `json:"lost"`
+	// Resealed counts hot records of classes destroyed again that were moved to another
+	// first: a recovery of the log leaves DEKs there that a sweep had moved on after the
+	// backup.
+	Resealed int `json:"resealed"`
 }
 
 // LostClass is a class whose key is gone.

@@ -460,9 +460,7 @@ func (r *logRecovery) placeAgain(ctx context.Context) error {
 }
 
 func (r *logRecovery) lose(kind, subject string, records int64, format string, args ...any) {
-	l := RecoveryLoss{kind, subject, records, fmt.Sprintf(format, args...)}
-	r.res.Losses = append(r.res.Losses, l)
-	r.Log.Error().Str("kind", l.Kind).Str("subject", l.Subject).Int64("records", l.Records).Msg("couldn't bring back: " + l.Detail)
+	r.res.Losses = append(r.res.Losses, RecoveryLoss{kind, subject, records, fmt.Sprintf(format, args...)})
 }
 
 // effect says what an entry is to do again, and counts it.
@@ -941,7 +939,7 @@ func (r *logRecovery) account(ctx context.Context) error {
 	}
 	if r.res.LostRecords > 0 {
 		for _, l := range r.lostIngests {
-			r.lose(LostIngest, l.Subject, l.Records, "%s: of its %d records only those that were archived since are back; ingest it again, what is there counts as a duplicate", l.Detail, l.Records)
+			r.lose(LostIngest, l.Subject, l.Records, "taken in from %s; those that were archived since are back; ingest it again, what is there counts as a duplicate", l.Detail)
 		}
 	}
 	status, err := r.Keys.Status(ctx)

@@ -7,5 +7,5 @@ func newAudit(a *app) *cobra.Command {
 given what. It is a transparency log: its entries are the leaves of a Merkle
 tree, whose signed heads are locked in the vaults. Compare the database with it,
 export it for others to verify, or prove what became of one record.`,
-		newAuditLog(a), newAuditVerify(a), newAuditProof(a), newAuditExport(a), newAuditCheckpoint(a))
+		newAuditLog(a), newAuditVerify(a), newAuditProof(a), newAuditExport(a), newAuditCheckpoint(a), newAuditRecover(a))
 }

@@ -147,16 +147,22 @@ func (o *opener) openStore(ctx context.Context) (lifecycle.Store, error) {
 
 var errNoStore = errors.New("there is no database yet")
 
-// createStore makes the database and adds the vaults, which all count: nothing is
-// archived yet.
+// createStore makes the database, its first leaf the one given.
 func (o *opener) createStore(ctx context.Context, epoch uint64, leaf lifecycle.Leaf) error {
+	return o.makeStore(
+		func(opt postgres.Options) (lifecycle.Store, error) { return postgres.Create(ctx, opt, epoch, leaf) },
+		func(path string) (lifecycle.Store, error) { return sqlite.Create(ctx, path, epoch, leaf) })
+}
+
+// makeStore makes the database that is configured, whole or not at all.
+func (o *opener) makeStore(onPostgres func(postgres.Options) (lifecycle.Store, error), onSQLite func(path string) (lifecycle.Store, error)) error {
 	path := o.sqlitePath()
 	if path == "" {
 		opt, err := o.postgres()
 		if err != nil {
 			return err
 		}
-		s, err := postgres.Create(ctx, opt, epoch, leaf)
+		s, err := onPostgres(opt)
 		if err != nil {
 			return fmt.Errorf("%s: %w", o.storeName(), err)
 		}
@@ -171,7 +177,7 @@ func (o *opener) createStore(ctx context.Context, epoch uint64, leaf lifecycle.L
 			return err
 		}
 	}
-	s, err := sqlite.Create(ctx, temp, epoch, leaf)
+	s, err := onSQLite(temp)
 	if err != nil {
 		return err
 	}
@@ -444,6 +450,10 @@ func claim(path string, mirrors []string) (settings, error) {
 	if err := os.Chmod(path, 0o700); err != nil {
 		return settings{}, err
 	}
+	return writeSettings(path, mirrors)
+}
+
+func writeSettings(path string, mirrors []string) (settings, error) {
 	s := settings{Format: settingsFormat, KeyringMirrors: append([]string{}, mirrors...)}
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {

@@ -46,6 +46,7 @@ func TestDocumented(t *testing.T) {
 		"audit proof":                         {lifecycle.RecordProof{}},
 		"audit export":                        {logExport{}},
 		"audit checkpoint":                    {lifecycle.Publication{}},
+		"audit recover, recover":              {lifecycle.LogRecovery{}},
 		"shred status":                        {shredStatus{}},
 		"shred identity":                      {identityResult{}},
 		"shred recover":                       {lifecycle.KeyringRecovery{}},

@@ -42,7 +42,7 @@ lives in ./lotkeeper-data.`,
 
 	root.AddCommand(
 		newInit(a), newIngest(a), newSweep(a), newRecord(a), newTrace(a), newHold(a), newRun(a), newReport(a),
-		newVerify(a), newExport(a), newAudit(a), newShred(a), newReceipt(a), newVault(a), newDoctor(a), newConfig(a), newDemo(a), newCompletion(a), newVersion(a),
+		newVerify(a), newExport(a), newAudit(a), newRecover(a), newShred(a), newReceipt(a), newVault(a), newDoctor(a), newConfig(a), newDemo(a), newCompletion(a), newVersion(a),
 	)
 	root.SetHelpCommand(newHelp())
 	root.InitDefaultHelpCmd()
@@ -158,8 +158,10 @@ func needs(cmd *cobra.Command, roles ...string) {
 	}
 }
 
-// The database roles of 00004_roles.sql.
+// The database roles of 00004_roles.sql. The owner's is that of store_admin, and no
+// user's who works with the database from day to day.
 const (
+	roleOwner   = "lotkeeper_owner"
 	roleIngest  = "lotkeeper_ingest"
 	roleSweeper = "lotkeeper_sweeper"
 	roleRecall  = "lotkeeper_recall"

@@ -263,6 +263,9 @@ func recoverScreen(s *screen, r lifecycle.KeyringRecovery) {
 	for _, id := range r.DestroyedAgain {
 		s.fields("", "destroyed again", id)
 	}
+	if r.Resealed > 0 {
+		s.fields("", "moved on first", plural(r.Resealed, "hot record")+" of theirs, which the database has from a backup")
+	}
 	for _, id := range r.Created {
 		s.fields("", "made anew", id+", which nothing depends on")
 	}

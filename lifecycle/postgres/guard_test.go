@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -154,12 +155,17 @@ func TestClassAndSegmentMoves(t *testing.T) {
 // and be it the owner's under session_replication_role = replica.
 func TestGuards(t *testing.T) {
 	conn := guarded(t)
+	// What is refused is refused to a recovery too, but for what let lists.
+	var let []string
 	refused := func(q ...string) {
 		t.Helper()
 		err := try(t, conn, q...)
 		var e *pgconn.PgError
 		if !errors.As(err, &e) || !strings.HasPrefix(e.Code, "23") {
 			t.Errorf("%q: %v", q, err)
+		}
+		if try(t, conn, append([]string{`INSERT INTO recovering VALUES (1)`}, q...)...) == nil {
+			let = append(let, q[len(q)-1])
 		}
 	}
 	accepted := func(q ...string) {
@@ -310,6 +316,19 @@ func TestGuards(t *testing.T) {
 	accepted(`INSERT INTO vaults (vault_no, name, state, since) VALUES (9, 'new', 'joining', '')`)
 	refused(`INSERT INTO vaults (vault_no, name, state, since) VALUES (9, 'new', 'active', '')`)
 	refused(`INSERT INTO vaults (vault_no, name, state, since) VALUES (9, 'new', 'retiring', '')`)
+
+	want := []string{
+		`UPDATE records SET state = 'archived', archive_leaf = 1, segment_no = 2 WHERE seq = 4`, `UPDATE records SET state = 'archived', archive_leaf = 1, segment_no = 2 WHERE seq = 5`,
+		`UPDATE records SET state = 'archived', archive_leaf = 1, segment_no = 2 WHERE seq IN (1, 5)`, `DELETE FROM log_entries`, `DELETE FROM log_hashes`,
+		`UPDATE classes SET state = 'condemned' WHERE class_no = 1`, `UPDATE classes SET state = 'condemned' WHERE class_no = 7`, `UPDATE log_published SET size = 4`,
+	}
+	if !slices.Equal(let, want) {
+		t.Errorf("a recovery may do\n%q, want\n%q", let, want)
+	}
+	// Nobody can leave its mark.
+	if _, err := conn.Exec(t.Context(), `INSERT INTO recovering VALUES (1)`); err == nil {
+		t.Error("the mark of a recovery was committed")
+	}
 }
 
 // TestGuardsStay: each trigger fires for everybody, also those that a partition

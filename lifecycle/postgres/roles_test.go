@@ -730,7 +730,8 @@ var tells = map[string][]string{
 	lifecycle.ActionResealed: {sweeper}, lifecycle.ActionShredExecuting: {sweeper}, lifecycle.ActionShredded: {sweeper}, lifecycle.ActionDropped: {sweeper}, lifecycle.ActionReceipt: {auditor},
 	lifecycle.ActionShredIntent: {sweeper}, lifecycle.ActionVaultCopied: {sweeper}, lifecycle.ActionVaultActive: {sweeper},
 	lifecycle.ActionIdentityShown: {export}, lifecycle.ActionExportBegun: {export}, lifecycle.ActionExported: {export}, lifecycle.ActionUnmasked: {export}, lifecycle.ActionExportLimit: {export},
-	lifecycle.ActionReported: roles, lifecycle.ActionVerifyDone: roles, lifecycle.ActionDryRun: roles, lifecycle.ActionRefused: roles,
+	lifecycle.ActionRecovered: {}, // the owner alone
+	lifecycle.ActionReported:  roles, lifecycle.ActionVerifyDone: roles, lifecycle.ActionDryRun: roles, lifecycle.ActionRefused: roles,
 }
 
 // TestTrailByRole: each role leaves traces of what it may do, and of nothing else, with

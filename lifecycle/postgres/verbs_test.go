@@ -16,6 +16,8 @@ var changes = map[string][]string{
 	"holds": {"released_at"}, "hold_traces": {"traced_to", "expanded_to", "lots"}, "legal_holds": {"state"}, "log_published": {"size"},
 	"leaves": nil, "segment_copies": nil, "payloads": nil, "reseals": nil, "hold_scopes": nil, "lineage": nil, "merges": nil, "hold_lots": nil,
 	"log_pending": nil, "log_entries": nil, "log_hashes": nil,
+	// In these there is never anything.
+	"never": nil, "recovering": nil,
 }
 
 // TestEveryVerb: on every table, each with rows, every verb.
@@ -56,6 +58,9 @@ func TestEveryVerb(t *testing.T) {
 		may, known := changes[table]
 		if !known {
 			t.Errorf("this test does not know the table %s", table)
+		}
+		if table == "never" || table == "recovering" {
+			continue
 		}
 		if rows(table) == 0 {
 			t.Fatalf("%s has no rows", table)

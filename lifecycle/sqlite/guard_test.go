@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -165,10 +166,15 @@ func TestClassAndSegmentMoves(t *testing.T) {
 // TestGuards is what no program may do to the file, with whatever statement.
 func TestGuards(t *testing.T) {
 	db := guarded(t)
+	// What is refused is refused to a recovery too, but for what let lists.
+	var let []string
 	refused := func(q ...string) {
 		t.Helper()
 		if err := try(t, db, q...); err == nil || !strings.Contains(err.Error(), "constraint failed") {
 			t.Errorf("%q: %v", q, err)
+		}
+		if try(t, db, append([]string{`INSERT INTO recovering VALUES (1)`}, q...)...) == nil {
+			let = append(let, q[len(q)-1])
 		}
 	}
 	accepted := func(q ...string) {
@@ -358,4 +364,22 @@ func TestGuards(t *testing.T) {
 	refused(`INSERT INTO vaults (name, state, since) VALUES ('new', 'active', '')`)
 	refused(`INSERT INTO vaults (name, state, since) VALUES ('new', 'retiring', '')`)
 	refused(`INSERT OR REPLACE INTO vaults (name, state, since) VALUES ('has-one', 'joining', '')`)
+
+	want := []string{
+		`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 4`, `UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 5`,
+		`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 7`, `UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 8`, `UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 9`,
+		`DELETE FROM log_entries`, `DELETE FROM log_entries WHERE rowid = 1`, `DELETE FROM log_hashes`, `DELETE FROM log_hashes WHERE rowid = 1`,
+		`UPDATE classes SET state = 'condemned' WHERE class_no = 1`, `UPDATE classes SET state = 'condemned' WHERE class_no = 7`,
+		`UPDATE log_published SET size = 4`,
+	}
+	if !slices.Equal(let, want) {
+		t.Errorf("a recovery may do\n%q, want\n%q", let, want)
+	}
+	// Nobody can leave its mark.
+	if _, err := db.Exec(`PRAGMA foreign_keys = 1`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(`INSERT INTO recovering VALUES (1)`); err == nil {
+		t.Error("the mark of a recovery was committed")
+	}
 }
