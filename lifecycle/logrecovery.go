@@ -673,7 +673,7 @@ func (r *logRecovery) segment(ctx context.Context, id string) (Segment, *archive
 	g, ok := r.staged[id]
 	if !ok || !r.res.DryRun {
 		var err error
-		if g, err = r.Store.Segment(ctx, id); err != nil && !(ok && errors.Is(err, ErrNotFound)) {
+		if g, err = r.Store.Segment(ctx, id); err != nil && (!ok || !errors.Is(err, ErrNotFound)) {
 			return g, nil, err
 		} else if err != nil {
 			g = r.staged[id]

@@ -139,7 +139,7 @@ intent was published before the key was given up. It needs nothing but the log's
 public key. FILE is what "lotkeeper receipt issue" printed, or what is attached
 to its PDF; - is standard input.`,
 		Example: `  lotkeeper receipt verify --log-key lotkeeper-7h3kq0w2xz+1b2c3d4e+AbCd... FILE`,
-		Args: arguments("FILE"),
+		Args:    arguments("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if key == "" {
 				return usagef("missing: --log-key")

@@ -123,7 +123,7 @@ func (b *bench) placeHolds(name string, store lifecycle.Store, made string) (flo
 	for i := 0; ; i++ {
 		if i == placements {
 			stop()
-			<-swept // was interrupted
+			_ = <-swept // it was interrupted
 			return end(nil)
 		}
 		select {
