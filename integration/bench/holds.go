@@ -123,7 +123,7 @@ func (b *bench) placeHolds(name string, store lifecycle.Store, made string) (flo
 	for i := 0; ; i++ {
 		if i == placements {
 			stop()
-			_ = <-swept // it was interrupted
+			<-swept //nolint:errcheck // it was interrupted
 			return end(nil)
 		}
 		select {
