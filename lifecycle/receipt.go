@@ -69,7 +69,7 @@ type Receipt struct {
 	Sanitization ReceiptSanitization `json:"sanitization"`
 	// Steps are the intent, the last check, and the destruction, each with its proof.
 	Steps []ReceiptStep `json:"steps"`
-	// Again are destructions of the same key after an older keyring was put back.
+	// Again tells of destructions of the same key after an older keyring was put back.
 	Again       []ReceiptAgain      `json:"again"`
 	Disclosures []ReceiptDisclosure `json:"disclosures"`
 	NotCovered  []string            `json:"not_covered"`
@@ -148,11 +148,13 @@ type ReceiptStep struct {
 	Entry  *audit.Proof `json:"entry"` // nil while no vault has it
 }
 
-// ReceiptAgain is a destruction of a key that an older keyring had brought back.
+// ReceiptAgain is an entry of a destruction of a key that an older keyring had brought
+// back: its intent, or its end.
 type ReceiptAgain struct {
-	At    string `json:"at"`
-	Actor string `json:"actor"`
-	Index int64  `json:"index"`
+	Action string `json:"action"`
+	At     string `json:"at"`
+	Actor  string `json:"actor"`
+	Index  int64  `json:"index"`
 }
 
 // What a disclosure is.
@@ -225,18 +227,32 @@ func (e *Engine) receipts(ctx context.Context) (*receipts, error) {
 	for _, c := range status.Copies {
 		rs.copies = append(rs.copies, ReceiptCopy{c.Path, c.Epoch, c.Problem})
 	}
-	mended, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionKeyringMended}})
+	// A recovery of the keyring that was cut off after it had destroyed has left its
+	// intent alone.
+	again, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionShredIntent, ActionKeyringMended}})
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range mended {
-		var body KeyringRecovery
+	for _, l := range again {
+		var body struct {
+			Again          bool     `json:"again"`
+			Classes        []string `json:"classes"`
+			DestroyedAgain []string `json:"destroyed_again"`
+		}
 		if err := json.Unmarshal(l.Body, &body); err != nil {
 			return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
 		}
+		if l.Action == ActionShredIntent {
+			body.DestroyedAgain = nil
+			if body.Again {
+				body.DestroyedAgain = body.Classes
+			}
+		}
 		for _, c := range body.DestroyedAgain {
-			rs.again[c] = append(rs.again[c], ReceiptAgain{cte.FormatTime(l.At), l.Actor, l.Index})
-			rs.newest[c] = l.At
+			rs.again[c] = append(rs.again[c], ReceiptAgain{l.Action, cte.FormatTime(l.At), l.Actor, l.Index})
+			if l.At.After(rs.newest[c]) {
+				rs.newest[c] = l.At
+			}
 		}
 	}
 	return rs, nil

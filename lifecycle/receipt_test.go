@@ -227,7 +227,7 @@ func TestReceiptRefused(t *testing.T) {
 	if _, err := w.RecoverKeyring(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if r, _ = w.issue(class); r.Status != lifecycle.ReceiptPending || r.FinalAt != "2026-11-28T00:00:00Z" || len(r.Again) != 1 || r.DestroyedAt != "2026-11-21T10:00:00Z" {
+	if r, _ = w.issue(class); r.Status != lifecycle.ReceiptPending || r.FinalAt != "2026-11-28T00:00:00Z" || len(r.Again) != 2 || r.DestroyedAt != "2026-11-21T10:00:00Z" {
 		t.Errorf("destroyed again: %+v %+v", r.ReceiptSummary, r.Again)
 	}
 }

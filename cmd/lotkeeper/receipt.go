@@ -139,7 +139,7 @@ intent was published before the key was given up. It needs nothing but the log's
 public key. FILE is what "lotkeeper receipt issue" printed, or what is attached
 to its PDF; - is standard input.`,
 		Example: `  lotkeeper receipt verify --log-key lotkeeper-7h3kq0w2xz+1b2c3d4e+AbCd... FILE`,
-		Args: arguments("FILE"),
+		Args:    arguments("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if key == "" {
 				return usagef("missing: --log-key")
@@ -208,7 +208,7 @@ func receiptScreen(s *screen, r lifecycle.Receipt) {
 		s.fields("", "entry", text)
 	}
 	for _, g := range r.Again {
-		s.fields("", "again", fmt.Sprintf("%s by %s, entry %d", g.At, g.Actor, g.Index))
+		s.fields("", "again", fmt.Sprintf("%s: %s by %s, for an older keyring had been put back", g.At, g.Action, g.Actor))
 	}
 	for _, d := range r.Disclosures {
 		s.fields("", "disclosed", fmt.Sprintf("%s %s by %s at %s: at most %s of the class", d.Kind, d.ID, d.Actor, d.At, plural(d.Records, "record")))

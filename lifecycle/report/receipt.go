@@ -187,7 +187,7 @@ func (p *sheet) receipt(r *lifecycle.Receipt) {
 	p.field("Run", r.Sanitization.RunID)
 	p.field("Epoch of the key store", fmt.Sprint(r.Media.Epoch))
 	p.items("Destroyed again", each(r.Again, func(a lifecycle.ReceiptAgain) string {
-		return fmt.Sprintf("%s by %s, entry %d: an older key store had been put back", seconds(a.At), a.Actor, a.Index)
+		return fmt.Sprintf("%s by %s, %s: %s, for an older key store had been put back", seconds(a.At), a.Actor, entry(a.Index), a.Action)
 	}))
 	who := r.Person.Actor + ", by the program's word alone: nobody has authenticated it"
 	if r.Person.Authenticated {
