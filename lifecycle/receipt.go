@@ -94,7 +94,8 @@ type ReceiptMedia struct {
 	Records int64 `json:"records"`
 	Moved   int64 `json:"moved"`
 	// Segments are where the records of a hot or deferral class are archived, under other
-	// keys; of an archive class they are what became unreadable.
+	// keys; of any other class they are what became unreadable. Objects that were deleted
+	// are left out.
 	Segments []ReceiptSegment `json:"segments"`
 	// Copies are the key store's places when the receipt was made, Epoch its count of
 	// changes after the destruction.
@@ -191,6 +192,13 @@ type NotStated struct {
 
 // receiptType begins the text of every receipt.
 const receiptType = "lotkeeper-receipt"
+
+// Leaves of a purge that a receipt goes by: held records were archived anew in another
+// class, and the objects of a segment were deleted from a vault.
+const (
+	actionRearchived     = "rearchived"
+	actionObjectsDeleted = "objects-deleted"
+)
 
 // The fields of the sample certificate that a program cannot fill in.
 var notStated = []NotStated{
@@ -343,51 +351,52 @@ func (e *Engine) Receipt(ctx context.Context, class string) (Receipt, error) {
 	if r.LogKey, err = e.LogKey(ctx); err != nil {
 		return Receipt{}, err
 	}
-	if err := rs.steps(ctx, &r, c); err != nil {
+	end, err := rs.steps(ctx, &r, c)
+	if err != nil {
 		return Receipt{}, fmt.Errorf("couldn't prove the end of class %s: %w", c.ID, err)
 	}
-	if err := rs.media(ctx, &r, c); err != nil {
+	if err := rs.media(ctx, &r, c, end); err != nil {
 		return Receipt{}, err
 	}
 	r.NotCovered = notCovered(&r)
 	return r, nil
 }
 
-// steps finds the entries that tell of the destruction, and proves them.
-func (rs *receipts) steps(ctx context.Context, r *Receipt, c *Class) error {
+// steps finds the entries that tell of the destruction, and proves them. It returns the
+// number of the last one's leaf.
+func (rs *receipts) steps(ctx context.Context, r *Receipt, c *Class) (after int64, err error) {
 	verifier, err := rs.logVerifier(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	r.Log = verifier.Name()
 	checkpoints, err := rs.checkpointSizes(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	after := int64(0)
 	for _, action := range []string{ActionShredIntent, ActionShredExecuting, ActionShredded} {
 		leaves, err := rs.leaves.class(ctx, action, c.ID)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		// The first that came after the step before: of a class that was checked again
 		// after a crash the first check is the point of no return.
 		i := slices.IndexFunc(leaves, func(l Leaf) bool { return l.ID > after && (action != ActionShredIntent || l.ID == c.IntentLeaf) })
 		if i < 0 {
-			return fmt.Errorf("the trail has no leaf %s of it: type lotkeeper audit verify", action)
+			return 0, fmt.Errorf("the trail has no leaf %s of it: type lotkeeper audit verify", action)
 		}
 		l := &leaves[i]
 		after = l.ID
 		step := ReceiptStep{Action: action, Index: l.Index}
 		if err := rs.prove(ctx, &step, checkpoints, verifier); err != nil {
-			return err
+			return 0, err
 		}
 		r.Steps = append(r.Steps, step)
 		var body struct {
 			PolicyHash string `json:"policy_hash"`
 		}
 		if err := json.Unmarshal(l.Body, &body); err != nil {
-			return fmt.Errorf("leaf %d: %w", l.ID, err)
+			return 0, fmt.Errorf("leaf %d: %w", l.ID, err)
 		}
 		s := &r.Sanitization
 		switch at := cte.FormatTime(l.At); action {
@@ -402,11 +411,11 @@ func (rs *receipts) steps(ctx context.Context, r *Receipt, c *Class) error {
 				Verification: "full: the key could not be opened afterwards, and what it had wrapped just before, for a test, could not be decrypted any more"}
 		}
 	}
-	return nil
+	return after, nil
 }
 
-// checkpointSizes lists the published checkpoints, the smallest first, with the vaults
-// that have each. A vault that does not answer is logged and left out.
+// checkpointSizes finds the sizes of the published checkpoints, and the vaults that have
+// each. A vault that does not answer is logged and left out.
 func (e *Engine) checkpointSizes(ctx context.Context) (map[int64][]archive.Vault, error) {
 	vaults, err := e.logVaults(ctx, func(VaultRow) bool { return true })
 	if err != nil {
@@ -463,8 +472,9 @@ func proveUnder(ctx context.Context, source vaultSource, size, index int64, veri
 	return p, err
 }
 
-// media counts what the key had wrapped, and finds who was given any of it.
-func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
+// media counts what the key had wrapped, and finds who was given any of it. end is the
+// leaf of the destruction.
+func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class, end int64) error {
 	segments, err := rs.Store.Segments(ctx)
 	if err != nil {
 		return err
@@ -472,7 +482,7 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
 	r.Disclosures = []ReceiptDisclosure{}
 	in := map[string]int64{} // records, by segment
 	var queries []Query
-	if hot := c.Period.Kind == HotClass || c.Period.Kind == DeferralClass; hot {
+	if r.hot() {
 		queries = []Query{{Class: c.ID}}
 	} else {
 		for _, g := range segments {
@@ -485,6 +495,10 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
 	exports, err := rs.exports(ctx)
 	if err != nil {
 		return err
+	}
+	if !r.hot() {
+		// The archived copy was the last: nothing was given out after its end.
+		exports = slices.DeleteFunc(exports, func(x exported) bool { return x.leaf > end })
 	}
 	for _, q := range queries {
 		for row, err := range rs.Store.Rows(ctx, q) {
@@ -500,19 +514,25 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
 			}
 		}
 	}
-	moved, err := rs.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionResealed}})
+	moved, err := rs.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionResealed, actionRearchived, actionObjectsDeleted}})
 	if err != nil {
 		return err
 	}
+	deleted := map[[2]string]bool{} // by segment and vault
 	for _, l := range moved {
 		var body struct {
-			From    string `json:"from"`
+			From    string `json:"from"` // a class, or a segment
 			Records int64  `json:"records"`
+			Vault   string `json:"vault"`
 		}
 		if err := json.Unmarshal(l.Body, &body); err != nil {
 			return fmt.Errorf("leaf %d: %w", l.ID, err)
 		}
-		if body.From == c.ID {
+		_, rearchived := in[body.From]
+		switch {
+		case l.Action == actionObjectsDeleted:
+			deleted[[2]string{l.Subject, body.Vault}] = true
+		case body.From == c.ID, l.Action == actionRearchived && rearchived && !r.hot():
 			r.Media.Moved += body.Records
 		}
 	}
@@ -528,7 +548,9 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
 			}
 		}
 		for _, copy := range g.Copies {
-			s.Objects = append(s.Objects, ReceiptObject{copy.Vault, g.ObjectKey, copy.ObjectVersion, cte.FormatTime(copy.RetainUntil)})
+			if !deleted[[2]string{g.ID, copy.Vault}] {
+				s.Objects = append(s.Objects, ReceiptObject{copy.Vault, g.ObjectKey, copy.ObjectVersion, cte.FormatTime(copy.RetainUntil)})
+			}
 		}
 		r.Media.Segments = append(r.Media.Segments, s)
 	}
@@ -596,11 +618,14 @@ func (x *exported) take(r *Row) {
 	}
 }
 
+// hot says that the key wrapped records' own keys, not segments' identities.
+func (r *Receipt) hot() bool { return r.Kind == HotClass || r.Kind == DeferralClass }
+
 // notCovered says what may still be readable.
 func notCovered(r *Receipt) []string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	if r.Kind == HotClass || r.Kind == DeferralClass {
+	if r.hot() {
 		if len(r.Media.Segments) > 0 {
 			n, open := int64(0), 0
 			for _, s := range r.Media.Segments {
