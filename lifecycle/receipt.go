@@ -408,7 +408,7 @@ func (rs *receipts) steps(ctx context.Context, r *Receipt, c *Class) (after int6
 			r.Person = ReceiptPerson{l.Actor, l.Role, l.Role != ""}
 			*s = ReceiptSanitization{Method: "Purge", Technique: "cryptographic erase", Tool: l.Software, CondemnedAt: s.CondemnedAt, ExecutingAt: s.ExecutingAt,
 				RunID: l.RunID, PolicyHash: body.PolicyHash,
-				Verification: "full: the key could not be opened afterwards, and what it had wrapped just before, for a test, could not be decrypted any more"}
+				Verification: "full: after the destruction the key store was asked for the key and had none, so that nothing it had wrapped could be decrypted"}
 		}
 	}
 	return after, nil
