@@ -436,6 +436,10 @@ func (e *Engine) checkpointSizes(ctx context.Context) (map[int64][]archive.Vault
 	return sizes, nil
 }
 
+// maxProofs is how many proofs of one entry are tried: a vault that answers no more
+// would have all of its checkpoints asked for.
+const maxProofs = 5
+
 // prove proves a step under the oldest checkpoint that has it: what came later is not
 // in that one. Without any it leaves the proof out.
 func (rs *receipts) prove(ctx context.Context, step *ReceiptStep, checkpoints map[int64][]archive.Vault, verifier note.Verifier) error {
@@ -451,6 +455,9 @@ func (rs *receipts) prove(ctx context.Context, step *ReceiptStep, checkpoints ma
 				return nil
 			}
 			errs = append(errs, fmt.Errorf("entry %d, vault %s: %w", step.Index, v.Name(), err))
+			if len(errs) == maxProofs {
+				return errors.Join(errs...)
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -290,7 +290,7 @@ func segmentLine(s lifecycle.ReceiptSegment) string {
 	for _, o := range s.Objects {
 		last = max(last, o.LockedUntil)
 	}
-	return fmt.Sprintf("%s: %s, %s (%s), copies %d, locked to %s", s.SegmentID, records(s.Records), s.Class, s.ClassState, len(s.Objects), seconds(last))
+	return fmt.Sprintf("%s: %s, %s (%s), copies %d, locked to %s", s.SegmentID, records(s.Records), s.Class, s.ClassState, len(s.Objects), strings.TrimSuffix(seconds(last), " 00:00:00Z"))
 }
 
 func disclosureLine(d lifecycle.ReceiptDisclosure) string {
