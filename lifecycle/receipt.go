@@ -69,7 +69,7 @@ type Receipt struct {
 	Sanitization ReceiptSanitization `json:"sanitization"`
 	// Steps are the intent, the last check, and the destruction, each with its proof.
 	Steps []ReceiptStep `json:"steps"`
-	// Again are destructions of the same key after an older keyring was put back.
+	// Again tells of destructions of the same key after an older keyring was put back.
 	Again       []ReceiptAgain      `json:"again"`
 	Disclosures []ReceiptDisclosure `json:"disclosures"`
 	NotCovered  []string            `json:"not_covered"`
@@ -94,7 +94,8 @@ type ReceiptMedia struct {
 	Records int64 `json:"records"`
 	Moved   int64 `json:"moved"`
 	// Segments are where the records of a hot or deferral class are archived, under other
-	// keys; of an archive class they are what became unreadable.
+	// keys; of any other class they are what became unreadable. Objects that were deleted
+	// are left out.
 	Segments []ReceiptSegment `json:"segments"`
 	// Copies are the key store's places when the receipt was made, Epoch its count of
 	// changes after the destruction.
@@ -148,11 +149,13 @@ type ReceiptStep struct {
 	Entry  *audit.Proof `json:"entry"` // nil while no vault has it
 }
 
-// ReceiptAgain is a destruction of a key that an older keyring had brought back.
+// ReceiptAgain is an entry of a destruction of a key that an older keyring had brought
+// back: its intent, or its end.
 type ReceiptAgain struct {
-	At    string `json:"at"`
-	Actor string `json:"actor"`
-	Index int64  `json:"index"`
+	Action string `json:"action"`
+	At     string `json:"at"`
+	Actor  string `json:"actor"`
+	Index  int64  `json:"index"`
 }
 
 // What a disclosure is.
@@ -190,6 +193,13 @@ type NotStated struct {
 // receiptType begins the text of every receipt.
 const receiptType = "lotkeeper-receipt"
 
+// Leaves of a purge that a receipt goes by: held records were archived anew in another
+// class, and the objects of a segment were deleted from a vault.
+const (
+	actionRearchived     = "rearchived"
+	actionObjectsDeleted = "objects-deleted"
+)
+
 // The fields of the sample certificate that a program cannot fill in.
 var notStated = []NotStated{
 	{"name, title, organization, location, phone and signature of persons", "the log has the actor and the database role; there are lines to sign on the printed receipt"},
@@ -225,18 +235,32 @@ func (e *Engine) receipts(ctx context.Context) (*receipts, error) {
 	for _, c := range status.Copies {
 		rs.copies = append(rs.copies, ReceiptCopy{c.Path, c.Epoch, c.Problem})
 	}
-	mended, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionKeyringMended}})
+	// A recovery of the keyring that was cut off after it had destroyed has left its
+	// intent alone.
+	again, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionShredIntent, ActionKeyringMended}})
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range mended {
-		var body KeyringRecovery
+	for _, l := range again {
+		var body struct {
+			Again          bool     `json:"again"`
+			Classes        []string `json:"classes"`
+			DestroyedAgain []string `json:"destroyed_again"`
+		}
 		if err := json.Unmarshal(l.Body, &body); err != nil {
 			return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
 		}
+		if l.Action == ActionShredIntent {
+			body.DestroyedAgain = nil
+			if body.Again {
+				body.DestroyedAgain = body.Classes
+			}
+		}
 		for _, c := range body.DestroyedAgain {
-			rs.again[c] = append(rs.again[c], ReceiptAgain{cte.FormatTime(l.At), l.Actor, l.Index})
-			rs.newest[c] = l.At
+			rs.again[c] = append(rs.again[c], ReceiptAgain{l.Action, cte.FormatTime(l.At), l.Actor, l.Index})
+			if l.At.After(rs.newest[c]) {
+				rs.newest[c] = l.At
+			}
 		}
 	}
 	return rs, nil
@@ -327,51 +351,52 @@ func (e *Engine) Receipt(ctx context.Context, class string) (Receipt, error) {
 	if r.LogKey, err = e.LogKey(ctx); err != nil {
 		return Receipt{}, err
 	}
-	if err := rs.steps(ctx, &r, c); err != nil {
+	end, err := rs.steps(ctx, &r, c)
+	if err != nil {
 		return Receipt{}, fmt.Errorf("couldn't prove the end of class %s: %w", c.ID, err)
 	}
-	if err := rs.media(ctx, &r, c); err != nil {
+	if err := rs.media(ctx, &r, c, end); err != nil {
 		return Receipt{}, err
 	}
 	r.NotCovered = notCovered(&r)
 	return r, nil
 }
 
-// steps finds the entries that tell of the destruction, and proves them.
-func (rs *receipts) steps(ctx context.Context, r *Receipt, c *Class) error {
+// steps finds the entries that tell of the destruction, and proves them. It returns the
+// number of the last one's leaf.
+func (rs *receipts) steps(ctx context.Context, r *Receipt, c *Class) (after int64, err error) {
 	verifier, err := rs.logVerifier(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	r.Log = verifier.Name()
 	checkpoints, err := rs.checkpointSizes(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	after := int64(0)
 	for _, action := range []string{ActionShredIntent, ActionShredExecuting, ActionShredded} {
 		leaves, err := rs.leaves.class(ctx, action, c.ID)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		// The first that came after the step before: of a class that was checked again
 		// after a crash the first check is the point of no return.
 		i := slices.IndexFunc(leaves, func(l Leaf) bool { return l.ID > after && (action != ActionShredIntent || l.ID == c.IntentLeaf) })
 		if i < 0 {
-			return fmt.Errorf("the trail has no leaf %s of it: type lotkeeper audit verify", action)
+			return 0, fmt.Errorf("the trail has no leaf %s of it: type lotkeeper audit verify", action)
 		}
 		l := &leaves[i]
 		after = l.ID
 		step := ReceiptStep{Action: action, Index: l.Index}
 		if err := rs.prove(ctx, &step, checkpoints, verifier); err != nil {
-			return err
+			return 0, err
 		}
 		r.Steps = append(r.Steps, step)
 		var body struct {
 			PolicyHash string `json:"policy_hash"`
 		}
 		if err := json.Unmarshal(l.Body, &body); err != nil {
-			return fmt.Errorf("leaf %d: %w", l.ID, err)
+			return 0, fmt.Errorf("leaf %d: %w", l.ID, err)
 		}
 		s := &r.Sanitization
 		switch at := cte.FormatTime(l.At); action {
@@ -383,14 +408,14 @@ func (rs *receipts) steps(ctx context.Context, r *Receipt, c *Class) error {
 			r.Person = ReceiptPerson{l.Actor, l.Role, l.Role != ""}
 			*s = ReceiptSanitization{Method: "Purge", Technique: "cryptographic erase", Tool: l.Software, CondemnedAt: s.CondemnedAt, ExecutingAt: s.ExecutingAt,
 				RunID: l.RunID, PolicyHash: body.PolicyHash,
-				Verification: "full: the key could not be opened afterwards, and what it had wrapped just before, for a test, could not be decrypted any more"}
+				Verification: "full: after the destruction the key store was asked for the key and had none, so that nothing it had wrapped could be decrypted"}
 		}
 	}
-	return nil
+	return after, nil
 }
 
-// checkpointSizes lists the published checkpoints, the smallest first, with the vaults
-// that have each. A vault that does not answer is logged and left out.
+// checkpointSizes finds the sizes of the published checkpoints, and the vaults that have
+// each. A vault that does not answer is logged and left out.
 func (e *Engine) checkpointSizes(ctx context.Context) (map[int64][]archive.Vault, error) {
 	vaults, err := e.logVaults(ctx, func(VaultRow) bool { return true })
 	if err != nil {
@@ -411,6 +436,10 @@ func (e *Engine) checkpointSizes(ctx context.Context) (map[int64][]archive.Vault
 	return sizes, nil
 }
 
+// maxProofs is how many proofs of one entry are tried: a vault that answers no more
+// would have all of its checkpoints asked for.
+const maxProofs = 5
+
 // prove proves a step under the oldest checkpoint that has it: what came later is not
 // in that one. Without any it leaves the proof out.
 func (rs *receipts) prove(ctx context.Context, step *ReceiptStep, checkpoints map[int64][]archive.Vault, verifier note.Verifier) error {
@@ -426,6 +455,9 @@ func (rs *receipts) prove(ctx context.Context, step *ReceiptStep, checkpoints ma
 				return nil
 			}
 			errs = append(errs, fmt.Errorf("entry %d, vault %s: %w", step.Index, v.Name(), err))
+			if len(errs) == maxProofs {
+				return errors.Join(errs...)
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -447,8 +479,9 @@ func proveUnder(ctx context.Context, source vaultSource, size, index int64, veri
 	return p, err
 }
 
-// media counts what the key had wrapped, and finds who was given any of it.
-func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
+// media counts what the key had wrapped, and finds who was given any of it. end is the
+// leaf of the destruction.
+func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class, end int64) error {
 	segments, err := rs.Store.Segments(ctx)
 	if err != nil {
 		return err
@@ -456,7 +489,7 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
 	r.Disclosures = []ReceiptDisclosure{}
 	in := map[string]int64{} // records, by segment
 	var queries []Query
-	if hot := c.Period.Kind == HotClass || c.Period.Kind == DeferralClass; hot {
+	if r.hot() {
 		queries = []Query{{Class: c.ID}}
 	} else {
 		for _, g := range segments {
@@ -469,6 +502,10 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
 	exports, err := rs.exports(ctx)
 	if err != nil {
 		return err
+	}
+	if !r.hot() {
+		// The archived copy was the last: nothing was given out after its end.
+		exports = slices.DeleteFunc(exports, func(x exported) bool { return x.leaf > end })
 	}
 	for _, q := range queries {
 		for row, err := range rs.Store.Rows(ctx, q) {
@@ -484,19 +521,25 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
 			}
 		}
 	}
-	moved, err := rs.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionResealed}})
+	moved, err := rs.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionResealed, actionRearchived, actionObjectsDeleted}})
 	if err != nil {
 		return err
 	}
+	deleted := map[[2]string]bool{} // by segment and vault
 	for _, l := range moved {
 		var body struct {
-			From    string `json:"from"`
+			From    string `json:"from"` // a class, or a segment
 			Records int64  `json:"records"`
+			Vault   string `json:"vault"`
 		}
 		if err := json.Unmarshal(l.Body, &body); err != nil {
 			return fmt.Errorf("leaf %d: %w", l.ID, err)
 		}
-		if body.From == c.ID {
+		_, rearchived := in[body.From]
+		switch {
+		case l.Action == actionObjectsDeleted:
+			deleted[[2]string{l.Subject, body.Vault}] = true
+		case body.From == c.ID, l.Action == actionRearchived && rearchived && !r.hot():
 			r.Media.Moved += body.Records
 		}
 	}
@@ -512,7 +555,9 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class) error {
 			}
 		}
 		for _, copy := range g.Copies {
-			s.Objects = append(s.Objects, ReceiptObject{copy.Vault, g.ObjectKey, copy.ObjectVersion, cte.FormatTime(copy.RetainUntil)})
+			if !deleted[[2]string{g.ID, copy.Vault}] {
+				s.Objects = append(s.Objects, ReceiptObject{copy.Vault, g.ObjectKey, copy.ObjectVersion, cte.FormatTime(copy.RetainUntil)})
+			}
 		}
 		r.Media.Segments = append(r.Media.Segments, s)
 	}
@@ -580,11 +625,14 @@ func (x *exported) take(r *Row) {
 	}
 }
 
+// hot says that the key wrapped records' own keys, not segments' identities.
+func (r *Receipt) hot() bool { return r.Kind == HotClass || r.Kind == DeferralClass }
+
 // notCovered says what may still be readable.
 func notCovered(r *Receipt) []string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	if r.Kind == HotClass || r.Kind == DeferralClass {
+	if r.hot() {
 		if len(r.Media.Segments) > 0 {
 			n, open := int64(0), 0
 			for _, s := range r.Media.Segments {

@@ -208,7 +208,7 @@ func receiptScreen(s *screen, r lifecycle.Receipt) {
 		s.fields("", "entry", text)
 	}
 	for _, g := range r.Again {
-		s.fields("", "again", fmt.Sprintf("%s by %s, entry %d", g.At, g.Actor, g.Index))
+		s.fields("", "again", fmt.Sprintf("%s: %s by %s, for an older keyring had been put back", g.At, g.Action, g.Actor))
 	}
 	for _, d := range r.Disclosures {
 		s.fields("", "disclosed", fmt.Sprintf("%s %s by %s at %s: at most %s of the class", d.Kind, d.ID, d.Actor, d.At, plural(d.Records, "record")))

@@ -158,6 +158,19 @@ func noWalks(t *testing.T, roles ...string) {
 			}
 			return nil
 		}},
+		{"Rows of a class", func(ctx context.Context) error {
+			n := 0
+			for _, err := range s.Rows(ctx, lifecycle.Query{Class: deferral.ID(1)}) {
+				if err != nil {
+					return err
+				}
+				n++
+			}
+			if n != some {
+				return fmt.Errorf("%d, want %d", n, some)
+			}
+			return nil
+		}},
 		{"Rows of a lot", func(ctx context.Context) error {
 			for _, err := range s.Rows(ctx, lifecycle.Query{TLC: "L-7"}) {
 				if err != nil {

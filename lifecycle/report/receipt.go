@@ -187,7 +187,7 @@ func (p *sheet) receipt(r *lifecycle.Receipt) {
 	p.field("Run", r.Sanitization.RunID)
 	p.field("Epoch of the key store", fmt.Sprint(r.Media.Epoch))
 	p.items("Destroyed again", each(r.Again, func(a lifecycle.ReceiptAgain) string {
-		return fmt.Sprintf("%s by %s, entry %d: an older key store had been put back", seconds(a.At), a.Actor, a.Index)
+		return fmt.Sprintf("%s by %s, %s: %s, for an older key store had been put back", seconds(a.At), a.Actor, entry(a.Index), a.Action)
 	}))
 	who := r.Person.Actor + ", by the program's word alone: nobody has authenticated it"
 	if r.Person.Authenticated {
@@ -290,7 +290,7 @@ func segmentLine(s lifecycle.ReceiptSegment) string {
 	for _, o := range s.Objects {
 		last = max(last, o.LockedUntil)
 	}
-	return fmt.Sprintf("%s: %s, key %s (%s), copies %d, locked until %s", s.SegmentID, records(s.Records), s.Class, s.ClassState, len(s.Objects), seconds(last))
+	return fmt.Sprintf("%s: %s, %s (%s), copies %d, locked to %s", s.SegmentID, records(s.Records), s.Class, s.ClassState, len(s.Objects), strings.TrimSuffix(seconds(last), " 00:00:00Z"))
 }
 
 func disclosureLine(d lifecycle.ReceiptDisclosure) string {
