@@ -47,11 +47,18 @@ var permitted = []struct {
 	{"export", "export", []string{"sweeper", "export"}},
 	{"shred status", "shred status", readingRoles},
 	{"shred identity", "shred identity SEGMENT", []string{"export"}},
+	{"receipt list", "receipt list", databaseRoles},
+	{"receipt show", "receipt show hot-2024-09-13-1", readingRoles},
+	{"receipt issue", "receipt issue hot-2024-09-13-1", []string{"auditor"}},
 	{"vault list", "vault list", databaseRoles},
 	{"vault add", "vault add second", []string{"admin"}},
 	{"vault sync", "vault sync second", []string{"sweeper"}},
 	{"vault retire", "vault retire second", []string{"admin"}},
 	{"doctor", "doctor", databaseRoles},
+	{"audit log", "audit log", databaseRoles},
+	{"audit verify", "audit verify", readingRoles},
+	{"audit proof", "audit proof old", readingRoles},
+	{"audit checkpoint", "audit checkpoint", []string{"ingest", "sweeper", "recall", "admin"}},
 	{"init, of what is there", "init", databaseRoles},
 }
 

@@ -61,6 +61,9 @@ type Limits struct {
 	// no limit. The identity is the database's role if the server has roles, else the
 	// actor.
 	ExportRecords int
+	// BackupRetention is how long backups of the database and of the keyring are
+	// kept; 0 is unknown. Receipts are pending for as long.
+	BackupRetention time.Duration
 	// Identity is the kind of age identity of new segments.
 	Identity string
 }

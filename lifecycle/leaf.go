@@ -76,6 +76,7 @@ const (
 	ActionShredExecuting = "shred-executing"
 	ActionShredded       = "shredded"
 	ActionDropped        = "ciphertext-dropped"
+	ActionReceipt        = "receipt-issued"
 	ActionClockAccepted  = "clock-accepted"
 	ActionKeyringMended  = "keyring-recovered"
 	ActionIdentityShown  = "identity-disclosed"
@@ -99,7 +100,7 @@ var Actions = []string{
 	ActionInit, ActionRunStarted, ActionRunFinished, ActionRunInterrupted, ActionClassOpened, ActionIngested,
 	ActionHoldPlaced, ActionHoldExtended, ActionHoldReleased, ActionHoldEnded, ActionLegalHoldSet, ActionLegalHoldOff, ActionLegalHoldGone,
 	ActionStaged, ActionVerified, ActionAbandoned, ActionArchived, ActionSettled, ActionResealed,
-	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
+	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionReceipt, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
 	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionDryRun, ActionRefused,
 	ActionVaultAdded, ActionVaultCopied, ActionVaultActive, ActionVaultRetiring,
 }

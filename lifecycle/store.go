@@ -202,7 +202,9 @@ type Query struct {
 	Reach Reach
 	// Segment selects the records that are archived in one segment.
 	Segment string
-	Limit   int
+	// Class selects the records whose DEK a hot or deferral class wraps, or did last.
+	Class string
+	Limit int
 }
 
 // Info is what the database says of itself.

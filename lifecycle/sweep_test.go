@@ -399,9 +399,10 @@ func TestOldDatabasePutBack(t *testing.T) {
 }
 
 // A fresh segment costs each vault four requests, the log a listing and a read at the
-// beginning of a sweep, and these with three puts before keys are destroyed and at its
-// end. The version ids are those that Put returned; only an object that was there already
-// is read for its own, and to see that it is the same.
+// beginning of a sweep, and the same and three puts before keys are destroyed and once
+// more at its end. The version ids are those that
+// Put returned; only an object that was there already is read for its own, and to see
+// that it is the same.
 func TestVaultRequests(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		w := newWorld(t)

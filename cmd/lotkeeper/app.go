@@ -196,6 +196,7 @@ func (a *app) engine(ctx context.Context) (e *lifecycle.Engine, close func() err
 func (a *app) engineOn(d *data) *lifecycle.Engine {
 	limits := lifecycle.DefaultLimits()
 	limits.ExportRecords = a.cfg.Audit.ExportLimit
+	limits.BackupRetention = time.Duration(a.cfg.Audit.BackupRetentionDays) * 24 * time.Hour
 	return &lifecycle.Engine{
 		Store: d.store, Vaults: d.vaults, Keys: d.keys, LogSigner: d.signer, Now: a.now, Log: a.log,
 		Policy: a.cfg.Policy, Limits: limits,

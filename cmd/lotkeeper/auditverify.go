@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -106,16 +104,7 @@ func (a *app) auditVerify(ctx context.Context, e *lifecycle.Engine) error {
 
 // checkProof checks a proof that somebody else has printed.
 func (a *app) checkProof(file, key string) error {
-	in := a.in
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		in = f
-	}
-	b, err := io.ReadAll(in)
+	b, err := a.readFile(file)
 	if err != nil {
 		return err
 	}

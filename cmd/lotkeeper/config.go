@@ -67,6 +67,9 @@ type auditConfig struct {
 	// ExportLimit is how many records one identity may be given on a UTC day; 0 is
 	// no limit.
 	ExportLimit int `yaml:"export_limit" validate:"min=0"`
+	// BackupRetentionDays is for how many days backups of database and keyring are
+	// kept; 0 is unknown. Until they have passed, receipts are pending.
+	BackupRetentionDays int `yaml:"backup_retention_days" validate:"min=0,max=36500"`
 }
 
 // vaultName leaves out names that end in file: NAME_FILE is where a secret's file is
@@ -458,5 +461,6 @@ func (c *config) settings() ([]setting, error) {
 	add("audit.actor", c.Audit.Actor)
 	add("audit.key", c.Audit.Key)
 	add("audit.export_limit", fmt.Sprint(c.Audit.ExportLimit))
+	add("audit.backup_retention_days", fmt.Sprint(c.Audit.BackupRetentionDays))
 	return out, nil
 }

@@ -50,6 +50,8 @@ func TestDocumented(t *testing.T) {
 		"shred status":                        {shredStatus{}},
 		"shred identity":                      {identityResult{}},
 		"shred recover":                       {lifecycle.KeyringRecovery{}},
+		"receipt list":                        {lifecycle.ReceiptSummary{}},
+		"receipt show, receipt verify":        {lifecycle.Receipt{}},
 		"vault list, vault add, vault retire": {lifecycle.VaultView{}},
 		"vault sync":                          {lifecycle.VaultSync{}},
 		"doctor":                              {lifecycle.Check{}},

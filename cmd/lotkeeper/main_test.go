@@ -302,13 +302,14 @@ func cmdSQL(ts *testscript.TestScript, neg bool, args []string) {
 	db.SetMaxOpenConns(1) // so that the pragma holds for what follows
 	rows, err := db.Query(`SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'`)
 	ts.Check(err)
+	defer rows.Close()
 	before, after := []string{`PRAGMA foreign_keys = 0`}, []string(nil)
 	for rows.Next() {
 		var name, create string
 		ts.Check(rows.Scan(&name, &create))
 		before, after = append(before, `DROP TRIGGER `+name), append(after, create)
 	}
-	ts.Check(errors.Join(rows.Err(), rows.Close()))
+	ts.Check(rows.Err())
 	for _, s := range slices.Concat(before, args[1:], after) {
 		if _, err := db.Exec(s); err != nil {
 			ts.Fatalf("%s: %v", s, err)

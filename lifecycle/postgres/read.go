@@ -193,6 +193,11 @@ func where(q lifecycle.Query) (string, []any) {
 	if q.Segment != "" {
 		add(`r.segment_no = (SELECT segment_no FROM lotkeeper.segments WHERE segment_id = %s)`, q.Segment)
 	}
+	if q.Class != "" {
+		// Both halves are said, for each has an index of its own.
+		const class = `r.class_no = (SELECT class_no FROM lotkeeper.classes WHERE class_id = %[1]s)`
+		add(`(`+class+` AND r.archive_leaf = 0 OR `+class+` AND r.archive_leaf <> 0)`, q.Class)
+	}
 	if q.State != "" && q.State != lifecycle.Held {
 		add(`r.state = %s`, string(q.State))
 	}

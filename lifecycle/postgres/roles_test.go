@@ -727,7 +727,7 @@ var tells = map[string][]string{
 	lifecycle.ActionIngested: {ingest}, lifecycle.ActionHoldPlaced: {ingest, recall}, lifecycle.ActionHoldExtended: {recall}, lifecycle.ActionHoldReleased: {recall}, lifecycle.ActionHoldEnded: {sweeper},
 	lifecycle.ActionLegalHoldSet: {sweeper, recall}, lifecycle.ActionLegalHoldOff: {sweeper, recall}, lifecycle.ActionLegalHoldGone: {sweeper, recall},
 	lifecycle.ActionStaged: {sweeper}, lifecycle.ActionVerified: {sweeper}, lifecycle.ActionAbandoned: {sweeper}, lifecycle.ActionArchived: {sweeper}, lifecycle.ActionSettled: {sweeper},
-	lifecycle.ActionResealed: {sweeper}, lifecycle.ActionShredExecuting: {sweeper}, lifecycle.ActionShredded: {sweeper}, lifecycle.ActionDropped: {sweeper},
+	lifecycle.ActionResealed: {sweeper}, lifecycle.ActionShredExecuting: {sweeper}, lifecycle.ActionShredded: {sweeper}, lifecycle.ActionDropped: {sweeper}, lifecycle.ActionReceipt: {auditor},
 	lifecycle.ActionShredIntent: {sweeper}, lifecycle.ActionVaultCopied: {sweeper}, lifecycle.ActionVaultActive: {sweeper},
 	lifecycle.ActionIdentityShown: {export}, lifecycle.ActionExportBegun: {export}, lifecycle.ActionExported: {export}, lifecycle.ActionUnmasked: {export}, lifecycle.ActionExportLimit: {export},
 	lifecycle.ActionRecovered: {}, // the owner alone

@@ -96,6 +96,9 @@ func where(q lifecycle.Query) (string, []any) {
 	if q.Segment != "" {
 		add(`r.segment_no = (SELECT segment_no FROM segments WHERE segment_id = ?)`, q.Segment)
 	}
+	if q.Class != "" {
+		add(`r.class_no = (SELECT class_no FROM classes WHERE class_id = ?)`, q.Class)
+	}
 	query, reach := hitsAmong(q.Reach, strings.Join(conds, " AND "), args...)
 	if q.ExceptHeld {
 		add(`r.seq NOT IN (`+query+`)`, reach...)

@@ -69,6 +69,9 @@ func rows(k *kit) {
 		{lifecycle.Query{ExceptHeld: true, State: lifecycle.Held}, ""},
 		{lifecycle.Query{Segment: "seg-2"}, "bf"},
 		{lifecycle.Query{Segment: "seg-9"}, ""},
+		{lifecycle.Query{Class: in["a"].Class}, "debcaf"},
+		{lifecycle.Query{Class: in["a"].Class, Segment: "seg-2"}, "bf"},
+		{lifecycle.Query{Class: in["a"].ArchiveClass}, ""},
 		{lifecycle.Query{TLC: "LOT-1", State: lifecycle.Held, To: expired.Add(time.Hour), Limit: 1}, "d"},
 	} {
 		got := ""
