@@ -670,14 +670,12 @@ func (r *logRecovery) object(ctx context.Context, key string, sum [32]byte) ([]b
 // segment is what is known of one that records are archived in, and its manifest, nil if
 // no vault has it.
 func (r *logRecovery) segment(ctx context.Context, id string) (Segment, *archive.Manifest, error) {
-	g, ok := r.staged[id]
-	if !ok || !r.res.DryRun {
-		var err error
-		if g, err = r.Store.Segment(ctx, id); err != nil && (!ok || !errors.Is(err, ErrNotFound)) {
-			return g, nil, err
-		} else if err != nil {
-			g = r.staged[id]
-		}
+	g, err := r.Store.Segment(ctx, id)
+	if staged, ok := r.staged[id]; ok && errors.Is(err, ErrNotFound) {
+		g, err = staged, nil // a dry run has staged nothing
+	}
+	if err != nil {
+		return g, nil, err
 	}
 	if r.manifests.segment == id {
 		return g, r.manifests.Manifest, nil
