@@ -85,6 +85,7 @@ const (
 	ActionExported       = "exported"
 	ActionReported       = "reported"
 	ActionVerifyDone     = "verify-finished"
+	ActionReconciled     = "reconciled"
 	ActionDryRun         = "dry-run"
 	ActionRefused        = "refused"
 	ActionVaultAdded     = "vault-added"
@@ -99,7 +100,7 @@ var Actions = []string{
 	ActionHoldPlaced, ActionHoldExtended, ActionHoldReleased, ActionHoldEnded, ActionLegalHoldSet, ActionLegalHoldOff, ActionLegalHoldGone,
 	ActionStaged, ActionVerified, ActionAbandoned, ActionArchived, ActionSettled, ActionResealed,
 	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionClockAccepted, ActionKeyringMended, ActionIdentityShown,
-	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionDryRun, ActionRefused,
+	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionReconciled, ActionDryRun, ActionRefused,
 	ActionVaultAdded, ActionVaultCopied, ActionVaultActive, ActionVaultRetiring,
 }
 

@@ -726,6 +726,7 @@ var tells = map[string][]string{
 	lifecycle.ActionResealed: {sweeper}, lifecycle.ActionShredExecuting: {sweeper}, lifecycle.ActionShredded: {sweeper}, lifecycle.ActionDropped: {sweeper},
 	lifecycle.ActionShredIntent: {sweeper}, lifecycle.ActionVaultCopied: {sweeper}, lifecycle.ActionVaultActive: {sweeper},
 	lifecycle.ActionIdentityShown: {export}, lifecycle.ActionExportBegun: {export}, lifecycle.ActionExported: {export}, lifecycle.ActionUnmasked: {export}, lifecycle.ActionExportLimit: {export},
+	lifecycle.ActionReconciled: {sweeper, recall, auditor, export, admin},
 	lifecycle.ActionReported: roles, lifecycle.ActionVerifyDone: roles, lifecycle.ActionDryRun: roles, lifecycle.ActionRefused: roles,
 }
 
