@@ -517,6 +517,7 @@ func (r *reconciliation) keyring(ctx context.Context) (err error) {
 	for _, id := range r.keys.Live {
 		switch c := r.classes[id]; {
 		case id == o.Witness:
+		case c == nil && len(r.working) > 0: // the key comes before its row
 		case c == nil:
 			r.find(Drift{Kind: DriftKeyWithoutRecords, Subject: id, Expected: "a class of the database", Actual: "a key in the keyring alone",
 				Detail: "an ingest or a sweep was cut off after it had made the key, and none came back for it; or the database is an older copy"}, time.Time{})
@@ -890,7 +891,7 @@ func (l *listing) locks(ctx context.Context, g *Segment, c Copy, files []archive
 	state := l.legal[at]
 	recorded := cmp.Or(string(state), "not recorded")
 	switch {
-	case l.lifting[at]:
+	case l.sweeping || l.lifting[at]: // somebody is at it
 	case l.wanted[at] && (off > 0 || state != LegalSet):
 		d.Kind, d.Expected, d.Actual = DriftHoldWithoutLegalHold, "a legal hold, set and confirmed", fmt.Sprintf("on %d of 2 objects, %s", on, recorded)
 		d.Detail = "an open hold covers records of this segment; the next sweep sets it, or hold place"

@@ -727,7 +727,7 @@ var tells = map[string][]string{
 	lifecycle.ActionShredIntent: {sweeper}, lifecycle.ActionVaultCopied: {sweeper}, lifecycle.ActionVaultActive: {sweeper},
 	lifecycle.ActionIdentityShown: {export}, lifecycle.ActionExportBegun: {export}, lifecycle.ActionExported: {export}, lifecycle.ActionUnmasked: {export}, lifecycle.ActionExportLimit: {export},
 	lifecycle.ActionReconciled: {sweeper, recall, auditor, export, admin},
-	lifecycle.ActionReported: roles, lifecycle.ActionVerifyDone: roles, lifecycle.ActionDryRun: roles, lifecycle.ActionRefused: roles,
+	lifecycle.ActionReported:   roles, lifecycle.ActionVerifyDone: roles, lifecycle.ActionDryRun: roles, lifecycle.ActionRefused: roles,
 }
 
 // TestTrailByRole: each role leaves traces of what it may do, and of nothing else, with
