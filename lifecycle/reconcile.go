@@ -362,9 +362,9 @@ func (r *reconciliation) byPolicy(ctx context.Context, active int64) error {
 			archived[strings.TrimSpace(body.Policy.Name+" "+body.PolicyHash)] += n
 		}
 	}
-	r.count("records by policy", r.Policy.Name+" "+r.Policy.Hash()+", in the hot store", active)
+	r.count("records by policy", "in the hot store, "+r.Policy.Name+" "+r.Policy.Hash(), active)
 	for _, policy := range slices.Sorted(maps.Keys(archived)) {
-		r.count("records by policy", policy+", archived", archived[policy])
+		r.count("records by policy", "archived, "+policy, archived[policy])
 	}
 	return nil
 }
