@@ -728,13 +728,14 @@ type listing struct {
 	archive.Vault
 	row   VaultRow
 	of    map[string]*Segment          // by key of object and manifest
-	there map[archive.Version]bool     // the recorded versions that are
+	there map[archive.Version]bool     // the recorded versions that are there
+	blind map[string]bool              // keys whose versions cannot be listed
 	left  map[string][]archive.Version // of abandoned segments
 	res   ReconciledVault
 }
 
 func (r *reconciliation) inVault(ctx context.Context, row VaultRow, v archive.Vault) error {
-	l := &listing{reconciliation: r, Vault: v, row: row, of: map[string]*Segment{}, there: map[archive.Version]bool{}, left: map[string][]archive.Version{},
+	l := &listing{reconciliation: r, Vault: v, row: row, of: map[string]*Segment{}, there: map[archive.Version]bool{}, blind: map[string]bool{}, left: map[string][]archive.Version{},
 		res: ReconciledVault{Vault: row.Name, State: row.State}}
 	if !row.LockedUntil.IsZero() {
 		l.res.LockedUntil = cte.FormatTime(row.LockedUntil)
@@ -749,7 +750,11 @@ func (r *reconciliation) inVault(ctx context.Context, row VaultRow, v archive.Va
 			return ctx.Err()
 		}
 		if err != nil && x.Key != "" {
-			l.unknown(archive.Version{Key: x.Key}, "an object that can be looked at", err.Error())
+			if l.of[x.Key] != nil {
+				l.blind[x.Key] = true // its lock tells
+			} else {
+				l.unknown(archive.Version{Key: x.Key}, "an object that the database knows", err.Error())
+			}
 			continue
 		}
 		if err != nil {
@@ -838,11 +843,11 @@ func (l *listing) copies(ctx context.Context) error {
 			continue // nothing is asked of it any more
 		}
 		files := []archive.Version{{Key: g.ObjectKey, VersionID: c.ObjectVersion}, {Key: g.ManifestKey, VersionID: c.ManifestVersion}}
-		missing := slices.DeleteFunc(slices.Clone(files), func(f archive.Version) bool { return l.there[f] })
+		missing := slices.DeleteFunc(slices.Clone(files), func(f archive.Version) bool { return l.there[f] || l.blind[f.Key] })
 		if len(missing) > 0 {
 			l.res.Missing += int64(len(missing))
 			d.Expected, d.Actual = "version "+missing[0].VersionID+" of "+missing[0].Key, "not in the vault"
-			d.Detail = fmt.Sprintf("%d of the segment's 2 objects are missing; it was read back %s", len(missing), cte.FormatTime(c.VerifiedAt))
+			d.Detail = fmt.Sprintf("%d of its 2 objects missing; they were read back %s", len(missing), cte.FormatTime(c.VerifiedAt))
 			l.find(d, c.VerifiedAt)
 			continue
 		}
