@@ -553,3 +553,28 @@ func TestReconcileMany(t *testing.T) {
 		t.Errorf("%d listed, %d in all", len(res.Findings), res.Found())
 	}
 }
+
+// A fault of the database ends it, and is never taken for drift or for its absence.
+func TestReconcileFaults(t *testing.T) {
+	w := newDriftWorld(t)
+	w.memVault("main").ForcePut("x", nil) // so that there is a second look
+	for at := 0; ; at++ {
+		calls := 0
+		w.Engine.Store = &storetest.Faulty{Store: w.store, Fault: func(string) (before, after error) {
+			if calls++; calls-1 == at {
+				return storetest.ErrFault, nil
+			}
+			return nil, nil
+		}}
+		res, err := w.Reconcile(context.Background())
+		if calls <= at {
+			if err != nil || len(res.Findings) != 1 || at < 20 {
+				t.Errorf("without a fault, after %d calls: %+v %v", calls, res.Findings, err)
+			}
+			return
+		}
+		if !errors.Is(err, storetest.ErrFault) {
+			t.Errorf("a fault at call %d: %+v %v", at, res.Findings, err)
+		}
+	}
+}
