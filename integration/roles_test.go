@@ -44,6 +44,7 @@ var permitted = []struct {
 	{"run show", "run show RUN", databaseRoles},
 	{"report checksums", "report checksums", readingRoles},
 	{"verify", "verify", []string{"sweeper", "export"}},
+	{"reconcile", "reconcile", readingRoles},
 	{"export", "export", []string{"export"}},
 	{"shred status", "shred status", readingRoles},
 	{"shred identity", "shred identity SEGMENT", []string{"export"}},

@@ -87,6 +87,7 @@ const (
 	ActionExported       = "exported"
 	ActionReported       = "reported"
 	ActionVerifyDone     = "verify-finished"
+	ActionReconciled     = "reconciled"
 	ActionDryRun         = "dry-run"
 	ActionRefused        = "refused"
 	ActionVaultAdded     = "vault-added"
@@ -101,7 +102,7 @@ var Actions = []string{
 	ActionHoldPlaced, ActionHoldExtended, ActionHoldReleased, ActionHoldEnded, ActionLegalHoldSet, ActionLegalHoldOff, ActionLegalHoldGone,
 	ActionStaged, ActionVerified, ActionAbandoned, ActionArchived, ActionSettled, ActionResealed,
 	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionReceipt, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
-	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionDryRun, ActionRefused,
+	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionReconciled, ActionDryRun, ActionRefused,
 	ActionVaultAdded, ActionVaultCopied, ActionVaultActive, ActionVaultRetiring,
 }
 

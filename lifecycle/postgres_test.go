@@ -43,12 +43,16 @@ func TestLifeOnPostgreSQL(t *testing.T) {
 	if first.Held != 3 || first.Archived == 0 || first.Archived+first.Held != first.Due || first.ShreddedClasses == 0 {
 		t.Fatalf("the first sweep: %+v", first)
 	}
+	w.clean("the first sweep")
 	// A backfill into days whose classes are destroyed, beside what is known already.
 	for i := range 30 {
 		in = append(in, record(fmt.Sprintf("late-%02d", i), "LOT-LATE", instant(t, "2022-09-14T10:00:00Z").AddDate(0, 0, i%10)))
 	}
 	if res := w.ingest(in...); res.Accepted != 30 || res.Duplicates != 300 || res.Conflicts+res.Rejected != 0 {
 		t.Fatalf("the backfill: %+v", res)
+	}
+	if found := w.reconcile(); len(found.Findings) != 10 || found.Kinds[lifecycle.DriftPastDue] != 10 || found.Findings[0].Records != 3 {
+		t.Fatalf("the backfill is late: %+v", found.Findings)
 	}
 	second := w.sweep()
 	if second.Archived != 30 || second.Held != 3 {
@@ -61,6 +65,7 @@ func TestLifeOnPostgreSQL(t *testing.T) {
 		t.Fatalf("after the release: %+v", third)
 	}
 	w.verify()
+	w.clean("a whole life")
 	out := w.export(lifecycle.Query{})
 	slices.Sort(out)
 	slices.Sort(in)

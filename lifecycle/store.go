@@ -207,6 +207,33 @@ type Query struct {
 	Limit int
 }
 
+// TallyQuery says what Tallies tells apart.
+type TallyQuery struct {
+	// Due are records whose due date is before it.
+	DueBefore time.Time
+	// Held are records of the reach, whatever their state.
+	Reach Reach
+}
+
+// Tally counts records that are alike.
+type Tally struct {
+	State State
+	// Class is the one that the row names, DEKClass the one whose key wraps the DEK
+	// that is there; empty if there is none.
+	Class, DEKClass, ArchiveClass string
+	Segment                       string
+	Due, Held                     bool
+	Records                       int64
+	// FirstRecord is the least of their ids, FirstDue the earliest of their due dates,
+	// FirstLeaf the least number of a leaf that they came with.
+	FirstRecord string
+	FirstDue    time.Time
+	FirstLeaf   int64
+}
+
+// RunRecords counts the records that a run took in and archived.
+type RunRecords struct{ TakenIn, Archived int64 }
+
 // Info is what the database says of itself.
 type Info struct {
 	CreatedAt time.Time
@@ -587,6 +614,12 @@ type ReadStore interface {
 	RecordLeaves(ctx context.Context, seq int64) ([]Leaf, error)
 	// Counts counts records by stored state.
 	Counts(ctx context.Context) (map[State]int64, error)
+	// Tallies counts all records, those that are alike together. It reads each record's
+	// row and looks for its DEK.
+	Tallies(ctx context.Context, q TallyQuery) ([]Tally, error)
+	// RunRecords counts records by the run whose leaf tells that it took them in, and
+	// by the run whose leaf tells that it archived them; under "" those of no such leaf.
+	RunRecords(ctx context.Context) (map[string]RunRecords, error)
 	// MayUnmask says whether whoever is asking may see KDEs that name people. A
 	// database without roles for it lets everybody.
 	MayUnmask(ctx context.Context) (bool, error)

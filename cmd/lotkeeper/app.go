@@ -33,7 +33,7 @@ type options struct {
 	Data   string `flag:"--data" validate:"required"`
 	Config string `flag:"--config"`
 	// Output is the format of the result: table, json, csv, jsonl, and for one
-	// command sha256sum.
+	// command each sha256sum and html.
 	Output string `flag:"--output" validate:"required"`
 	// LogLevel is from which level on the log goes to standard error.
 	LogLevel string `flag:"--log-level" validate:"oneof=debug info warn error"`

@@ -40,6 +40,7 @@ func TestDocumented(t *testing.T) {
 		"run list, run show":                  {runDetail{}},
 		"report checksums":                    {report.ChecksumRow{}},
 		"verify":                              {lifecycle.VerifyResult{}},
+		"reconcile":                           {lifecycle.Reconciliation{}, reconciliationLine{}},
 		"export":                              {exportRow{}},
 		"audit log":                           {leafResult{}},
 		"audit verify":                        {lifecycle.LogReport{}, proofChecked{}},

@@ -167,6 +167,15 @@ func (b *bench) read() error {
 	if found["records"] != float64(b.n) {
 		return fmt.Errorf("verify compared %v of %d records", found["records"], b.n)
 	}
+	drift, m, err := b.measure("reconcile", b.n, "reconcile")
+	if err != nil {
+		return err
+	}
+	if kinds, ok := drift["kinds"].(map[string]any); !ok || len(kinds) > 0 {
+		return fmt.Errorf("reconcile found %v", drift["kinds"])
+	}
+	b.atMost("seconds of a reconciliation", m.seconds, 60)
+	b.atMost("peak memory of a reconciliation, MB", m.peakMB, 100)
 	for name, args := range map[string][]string{"export": {"export", "-o", "jsonl"}, "report checksums": {"report", "checksums", "-o", "jsonl"}} {
 		out, m, err := b.command(args...)
 		if err != nil {

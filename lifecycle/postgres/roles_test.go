@@ -732,6 +732,7 @@ var tells = map[string][]string{
 	lifecycle.ActionIdentityShown: {export}, lifecycle.ActionExportBegun: {export}, lifecycle.ActionExported: {export}, lifecycle.ActionUnmasked: {export}, lifecycle.ActionExportLimit: {export},
 	lifecycle.ActionRecovered: {}, // the owner alone
 	lifecycle.ActionReported:  roles, lifecycle.ActionVerifyDone: roles, lifecycle.ActionDryRun: roles, lifecycle.ActionRefused: roles,
+	lifecycle.ActionReconciled: {sweeper, recall, auditor, export, admin},
 }
 
 // TestTrailByRole: each role leaves traces of what it may do, and of nothing else, with

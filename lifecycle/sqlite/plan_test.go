@@ -95,6 +95,8 @@ var fullScans = map[string]string{
 	`^SELECT r\.seq, .*\sWHERE (r\.state = '\w+' AND (r\.segment_no IS NOT NULL AND )?)?true\b`:               "reports and exports without any of the selective filters below; a date range or part of a lot code has no index, which would cost every ingest",
 	`FROM records r WHERE true AND .*EXISTS \(SELECT 1 FROM asked3 s`:                                         "a reach with a scope that names neither a record nor a lot: one pass for all of those",
 	`^SELECT state, count\(\*\) FROM records`:                                                                 "Counts; a covering index",
+	`^SELECT t\.state, .*FROM records r LEFT JOIN deks`:                                                       "Tallies: all of them, once",
+	`^SELECT coalesce\(l\.run_id, ''\) AS run`:                                                                "RunRecords: all of them, twice",
 	`^SELECT DISTINCT tlc, tlc_source FROM records`:                                                           "what a hold that matched nothing resembles",
 	`^SELECT record_id FROM records WHERE \(record_id LIKE`:                                                   "the same",
 	`FROM holds h JOIN hold_scopes s .* WHERE (h\.released_at = ''|true)`:                                     "all holds",

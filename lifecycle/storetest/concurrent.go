@@ -133,6 +133,8 @@ func cancelled(k *kit) {
 		"Leaves":         func(s lifecycle.Store) error { return none(s.Leaves(done, lifecycle.LeafQuery{})) },
 		"RecordLeaves":   func(s lifecycle.Store) error { return none(s.RecordLeaves(done, 1)) },
 		"Counts":         func(s lifecycle.Store) error { return none(s.Counts(done)) },
+		"Tallies":        func(s lifecycle.Store) error { return none(s.Tallies(done, lifecycle.TallyQuery{})) },
+		"RunRecords":     func(s lifecycle.Store) error { return none(s.RunRecords(done)) },
 		"Sequence":       func(s lifecycle.Store) error { return none(s.Sequence(done)) },
 		"LogState":       func(s lifecycle.Store) error { return none(s.LogState(done)) },
 		"LogLeaves":      func(s lifecycle.Store) error { return none(s.LogLeaves(done, 0, 5)) },

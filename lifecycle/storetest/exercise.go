@@ -112,6 +112,8 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"Iterators", iterators},
 		{"NotFound", notFound},
 		{"Counts", counts},
+		{"Tallies", tallies},
+		{"RunRecords", runRecords},
 		{"MayUnmask", mayUnmask},
 
 		{"Reopen", reopen},

@@ -303,6 +303,14 @@ func (f *Faulty) RecordLeaves(ctx context.Context, seq int64) ([]lifecycle.Leaf,
 	return get(f, "RecordLeaves", func() ([]lifecycle.Leaf, error) { return f.Store.RecordLeaves(ctx, seq) })
 }
 
+func (f *Faulty) Tallies(ctx context.Context, q lifecycle.TallyQuery) ([]lifecycle.Tally, error) {
+	return get(f, "Tallies", func() ([]lifecycle.Tally, error) { return f.Store.Tallies(ctx, q) })
+}
+
+func (f *Faulty) RunRecords(ctx context.Context) (map[string]lifecycle.RunRecords, error) {
+	return get(f, "RunRecords", func() (map[string]lifecycle.RunRecords, error) { return f.Store.RunRecords(ctx) })
+}
+
 func (f *Faulty) Counts(ctx context.Context) (map[lifecycle.State]int64, error) {
 	return get(f, "Counts", func() (map[lifecycle.State]int64, error) { return f.Store.Counts(ctx) })
 }
