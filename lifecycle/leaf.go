@@ -76,6 +76,10 @@ const (
 	ActionShredExecuting = "shred-executing"
 	ActionShredded       = "shredded"
 	ActionDropped        = "ciphertext-dropped"
+	ActionClassMoved     = "archive-class-moved"
+	ActionRearchived     = "rearchived"
+	ActionPurged         = "purged"
+	ActionObjectsDeleted = "objects-deleted"
 	ActionClockAccepted  = "clock-accepted"
 	ActionKeyringMended  = "keyring-recovered"
 	ActionIdentityShown  = "identity-disclosed"
@@ -98,7 +102,7 @@ var Actions = []string{
 	ActionInit, ActionRunStarted, ActionRunFinished, ActionRunInterrupted, ActionClassOpened, ActionIngested,
 	ActionHoldPlaced, ActionHoldExtended, ActionHoldReleased, ActionHoldEnded, ActionLegalHoldSet, ActionLegalHoldOff, ActionLegalHoldGone,
 	ActionStaged, ActionVerified, ActionAbandoned, ActionArchived, ActionSettled, ActionResealed,
-	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionClockAccepted, ActionKeyringMended, ActionIdentityShown,
+	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionClassMoved, ActionRearchived, ActionPurged, ActionObjectsDeleted, ActionClockAccepted, ActionKeyringMended, ActionIdentityShown,
 	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionDryRun, ActionRefused,
 	ActionVaultAdded, ActionVaultCopied, ActionVaultActive, ActionVaultRetiring,
 }
@@ -127,11 +131,17 @@ func (l Leaf) With(field string, value any) Leaf {
 // archived, the Merkle root over their checksums in order of seq, and the ids of those
 // members that stay active.
 func (l Leaf) Archived(checksums [][32]byte, kept []string) Leaf {
-	l = l.With("records", len(checksums)).With("checksum_root", hexOf(archive.Root(checksums)))
+	l = l.Of(checksums)
 	if len(kept) > 0 {
 		l = l.With("kept", kept)
 	}
 	return l
+}
+
+// Of adds to a leaf that commits to records how many they are, and the Merkle root over
+// their checksums in order of seq.
+func (l Leaf) Of(checksums [][32]byte) Leaf {
+	return l.With("records", len(checksums)).With("checksum_root", hexOf(archive.Root(checksums)))
 }
 
 // leaf makes a leaf of the engine's actor at the run's time.

@@ -215,7 +215,9 @@ func (s *Store) leafRows(ctx context.Context, leafID int64, yield func(lifecycle
 	cond, args := `r.seq >= ? AND r.seq < ? AND r.ingest_leaf = ?`, []any{0, 0, leafID}
 	err = tx.QueryRowContext(ctx, `SELECT first_seq, first_seq + records FROM merges WHERE leaf_id = ?`, leafID).Scan(&args[0], &args[1])
 	if err == sql.ErrNoRows {
-		cond, args = `r.segment_no = ? AND r.archive_leaf = ?`, []any{0, leafID}
+		// What was in the segment may have been archived anew since.
+		cond, args = `(r.segment_no = ?1 OR r.seq IN (SELECT seq FROM rearchivals WHERE from_segment = ?1))
+			AND (r.archive_leaf = ?2 OR r.purge_leaf = ?2 OR r.seq IN (SELECT seq FROM rearchivals WHERE leaf_id = ?2))`, []any{0, leafID}
 		err = tx.QueryRowContext(ctx, `SELECT g.segment_no FROM leaves l JOIN segments g ON g.segment_id = l.subject WHERE l.leaf_id = ?`, leafID).Scan(&args[0])
 	}
 	if err == sql.ErrNoRows {
