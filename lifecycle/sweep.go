@@ -28,13 +28,13 @@ type SweepResult struct {
 	Cutoff string `json:"cutoff"`
 	// Due = Held + Archived + Failed, unless StoppedEarly left some for the
 	// next run or Recovered finished what an earlier one had begun.
-	Due             int     `json:"due"`
-	Held            int     `json:"held"`
-	Resealed        int     `json:"resealed"`
-	Archived        int     `json:"archived"`
-	Failed          int     `json:"failed"`
-	Segments        int     `json:"segments"`
-	ShreddedClasses int     `json:"shredded_classes"`
+	Due             int `json:"due"`
+	Held            int `json:"held"`
+	Resealed        int `json:"resealed"`
+	Archived        int `json:"archived"`
+	Failed          int `json:"failed"`
+	Segments        int `json:"segments"`
+	ShreddedClasses int `json:"shredded_classes"`
 	// Rearchived counts held records that were archived anew since their archive class
 	// was over, PurgedClasses the archive and hold classes whose keys were destroyed,
 	// Purged the records that nobody can read any more for it.

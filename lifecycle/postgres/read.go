@@ -326,7 +326,7 @@ func (s *Store) Sealed(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecyc
 
 const segmentState = `CASE g.purge_leaf WHEN 0 THEN g.state ELSE 'purged' END`
 
-const segmentColumns = `g.segment_no, g.segment_id, c.class_id, `+segmentState+`, g.run_id, g.records, g.object_key, g.object_size, g.object_sha256, g.plaintext_sha256,
+const segmentColumns = `g.segment_no, g.segment_id, c.class_id, ` + segmentState + `, g.run_id, g.records, g.object_key, g.object_size, g.object_sha256, g.plaintext_sha256,
 	g.merkle_root, g.manifest_key, g.manifest_size, g.manifest_sha256, g.retain_until, g.created_at`
 
 func (s *Store) segments(ctx context.Context, cond string, args ...any) ([]lifecycle.Segment, error) {

@@ -12,9 +12,9 @@ var changes = map[string][]string{
 	"meta": {"epoch", "trusted_time"}, "runs": {"finished_at", "status", "result"}, "leases": {"fence", "expires_at"},
 	"classes":  {"state", "intent_leaf", "destroyed_at", "epoch", "dropped_to", "dropped"},
 	"segments": {"state", "wrapped_identity", "retain_until"}, "vaults": {"state", "since"},
-	"records": {"archive_leaf", "class_no", "archive_class_no", "segment_no", "state", "due_at"}, "deks": {"class_no", "wrapped"},
+	"records": {"archive_leaf", "class_no", "archive_class_no", "segment_no", "state", "due_at", "purge_leaf"}, "deks": {"class_no", "wrapped"},
 	"holds": {"released_at"}, "hold_traces": {"traced_to", "expanded_to", "lots"}, "legal_holds": {"state"}, "log_published": {"size"},
-	"leaves": nil, "segment_copies": nil, "payloads": nil, "reseals": nil, "hold_scopes": nil, "lineage": nil, "merges": nil, "hold_lots": nil,
+	"leaves": nil, "segment_copies": nil, "payloads": nil, "reseals": nil, "rearchivals": nil, "hold_scopes": nil, "lineage": nil, "merges": nil, "hold_lots": nil,
 	"log_pending": nil, "log_entries": nil, "log_hashes": nil,
 }
 
@@ -22,6 +22,7 @@ var changes = map[string][]string{
 func TestEveryVerb(t *testing.T) {
 	conn := guarded(t)
 	for _, q := range []string{
+		`INSERT INTO rearchivals VALUES (3, 1, 2)`,
 		`INSERT INTO runs (run_id, kind, actor, started_at, status) VALUES ('run', 'sweep', 'a', ` + someTime + `, 'running')`,
 		`INSERT INTO merges VALUES (1, 1, 6)`, `INSERT INTO lineage VALUES (1, 1, 'A', '', 'L-1', 'S')`,
 		`INSERT INTO hold_traces (scope_no) VALUES (1)`, `INSERT INTO hold_lots (scope_no, tlc, tlc_source) VALUES (1, 'A', '')`,

@@ -13,9 +13,9 @@ var changes = map[string][]string{
 	"meta": {"epoch", "trusted_time"}, "runs": {"finished_at", "status", "result"}, "leases": {"fence"},
 	"classes":  {"state", "intent_leaf", "destroyed_at", "epoch", "dropped_to", "dropped"},
 	"segments": {"state", "wrapped_identity", "retain_until"}, "vaults": {"state"},
-	"records": {"archive_leaf", "class_no", "archive_class_no", "segment_no", "state", "due_at"}, "deks": {"class_no", "wrapped"},
+	"records": {"archive_leaf", "class_no", "archive_class_no", "segment_no", "state", "due_at", "purge_leaf"}, "deks": {"class_no", "wrapped"},
 	"holds": {"released_at"}, "hold_traces": {"traced_to", "expanded_to", "lots"}, "legal_holds": {"state", "since"}, "log_published": {"size"},
-	"leaves": nil, "segment_copies": nil, "payloads": nil, "reseals": nil, "hold_scopes": nil, "lineage": nil, "merges": nil, "hold_lots": nil,
+	"leaves": nil, "segment_copies": nil, "payloads": nil, "reseals": nil, "rearchivals": nil, "hold_scopes": nil, "lineage": nil, "merges": nil, "hold_lots": nil,
 	"log_pending": nil, "log_entries": nil, "log_hashes": nil,
 }
 
@@ -23,6 +23,7 @@ var changes = map[string][]string{
 func TestEveryVerb(t *testing.T) {
 	db := guarded(t)
 	for _, q := range []string{
+		`INSERT INTO rearchivals VALUES (3, 1, 2)`,
 		`INSERT INTO runs (run_id, kind, actor, started_at, status) VALUES ('run', 'sweep', 'a', ` + someTime + `, 'running')`,
 		`INSERT INTO reseals VALUES (1, 1)`,
 		`INSERT INTO leaves (at, actor, action, run_id, subject, body) VALUES (` + someTime + `, '', 'pending', '', '', '{}')`,
