@@ -12,7 +12,7 @@ var changes = map[string][]string{
 	"meta": {"epoch", "trusted_time"}, "runs": {"finished_at", "status", "result"}, "leases": {"fence", "expires_at"},
 	"classes":  {"state", "intent_leaf", "destroyed_at", "epoch", "dropped_to", "dropped"},
 	"segments": {"state", "wrapped_identity", "retain_until"}, "vaults": {"state", "since"},
-	"records": {"archive_leaf", "class_no", "archive_class_no", "segment_no", "state", "due_at", "purge_leaf"}, "deks": {"class_no", "wrapped"},
+	"records": {"archive_leaf", "class_no", "archive_class_no", "segment_no", "state", "due_at", "purge_leaf", "content_class_no"}, "deks": {"class_no", "wrapped"},
 	"holds": {"released_at"}, "hold_traces": {"traced_to", "expanded_to", "lots"}, "legal_holds": {"state"}, "log_published": {"size"},
 	"leaves": nil, "segment_copies": nil, "payloads": nil, "reseals": nil, "rearchivals": nil, "hold_scopes": nil, "lineage": nil, "merges": nil, "hold_lots": nil,
 	"log_pending": nil, "log_entries": nil, "log_hashes": nil,

@@ -125,7 +125,8 @@ func TestRecordMoves(t *testing.T) {
 	seq := map[lifecycle.State]int{lifecycle.Active: 1, lifecycle.Archived: 2, lifecycle.Purged: 3}
 	for from, n := range seq {
 		for _, to := range []lifecycle.State{lifecycle.Active, lifecycle.Archived, lifecycle.Purged, lifecycle.Held, ""} {
-			err := try(t, db, fmt.Sprintf(`UPDATE records SET state = '%s', segment_no = 2 WHERE seq = %d`, to, n))
+			err := try(t, db, `UPDATE classes SET state = 'condemned' WHERE class_no = 6`, `UPDATE classes SET state = 'executing' WHERE class_no = 6`,
+				fmt.Sprintf(`UPDATE records SET state = '%s', segment_no = coalesce(segment_no, 2) WHERE seq = %d`, to, n))
 			if legal := from == to || lifecycle.CheckMove(from, to) == nil; legal != (err == nil) {
 				t.Errorf("from %s to %q: %v, the state machine says %v", from, to, err, legal)
 			}
@@ -342,11 +343,33 @@ func TestGuards(t *testing.T) {
 	refused(`UPDATE leases SET kind = 'ingest'`)
 	accepted(`UPDATE leases SET fence = 8`)
 
+	// Purging: after the class, and the segment after its records; a copy after its segment.
+	const ends = `UPDATE classes SET state = 'condemned' WHERE class_no = 6`
+	const executes = `UPDATE classes SET state = 'executing' WHERE class_no = 6`
+	refused(`UPDATE records SET state = 'purged' WHERE seq = 2`)
+	refused(ends, `UPDATE records SET state = 'purged' WHERE seq = 2`)
+	accepted(ends, executes, `UPDATE records SET state = 'purged' WHERE seq = 2`)
+	refused(ends, executes, `UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`)
+	refused(`UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`)
+	const purges = `UPDATE records SET state = 'purged' WHERE seq = 2`
+	accepted(ends, executes, purges, `UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`)
+	refused(ends, executes, purges, `UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`, `UPDATE segments SET purge_leaf = 2 WHERE segment_no = 2`)
+	refused(`UPDATE segment_copies SET deleted_at = ` + someTime + ` WHERE vault = 'has-one'`)
+	accepted(ends, executes, purges, `UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`, `UPDATE segment_copies SET deleted_at = `+someTime+` WHERE vault = 'has-one'`)
+	refused(ends, executes, purges, `UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`, `UPDATE segment_copies SET deleted_at = `+someTime+`, object_version = 'x' WHERE vault = 'has-one'`)
+	// Archived anew: with a verified segment of an open class, and into that.
+	refused(`UPDATE records SET segment_no = 3 WHERE seq = 2`)
+	refused(`UPDATE records SET segment_no = 1 WHERE seq = 2`)
+	refused(`UPDATE records SET archive_class_no = 1, content_class_no = 6 WHERE seq = 2`)
+	accepted(`UPDATE records SET archive_class_no = 1, content_class_no = 6 WHERE seq = 1`)
+	refused(`UPDATE records SET archive_class_no = 1 WHERE seq = 1`)
+	refused(`UPDATE records SET archive_class_no = 3, content_class_no = 6 WHERE seq = 1`)
+
 	// Copies: for ever.
 	refused(`DELETE FROM segment_copies`)
 	refused(`UPDATE segment_copies SET retain_until = '' WHERE vault = 'has-one'`)
 	refused(`INSERT OR REPLACE INTO segment_copies SELECT * FROM segment_copies WHERE vault = 'has-one'`)
-	refused(`INSERT OR REPLACE INTO segment_copies SELECT segment_no, 'other', object_version, '', '', '' FROM segment_copies WHERE vault = 'has-one'`)
+	refused(`INSERT OR REPLACE INTO segment_copies SELECT segment_no, 'other', object_version, '', '', '', '' FROM segment_copies WHERE vault = 'has-one'`)
 
 	// Vaults: forward only, and not counting before they have every live segment.
 	refused(`UPDATE vaults SET state = 'active' WHERE vault_no = 1`)

@@ -32,7 +32,7 @@ CREATE TRIGGER rearchivals_emptied BEFORE TRUNCATE ON lotkeeper.rearchivals
 -- +goose StatementBegin
 CREATE FUNCTION lotkeeper.records_purged() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF (SELECT c.state FROM lotkeeper.segments g JOIN lotkeeper.classes c USING (class_no) WHERE g.segment_no = OLD.segment_no) NOT IN ('executing', 'destroyed') THEN
+    IF coalesce((SELECT c.state FROM lotkeeper.segments g JOIN lotkeeper.classes c USING (class_no) WHERE g.segment_no = OLD.segment_no), '') NOT IN ('executing', 'destroyed') THEN
         RAISE EXCEPTION 'purged before its archive class is' USING ERRCODE = 'restrict_violation';
     END IF;
     RETURN NEW;

@@ -57,8 +57,8 @@ BEGIN SELECT RAISE(ABORT, 'archived anew without a verified segment of an open c
 -- +goose StatementBegin
 CREATE TRIGGER records_archive_class BEFORE UPDATE OF archive_class_no, content_class_no ON records
 WHEN NOT (NEW.archive_class_no = OLD.archive_class_no AND NEW.content_class_no IS OLD.content_class_no)
- AND NOT (NEW.content_class_no = coalesce(OLD.content_class_no, OLD.archive_class_no)
-          AND (SELECT c.state FROM classes c WHERE c.class_no = NEW.archive_class_no) = 'open'
+ AND NOT (NEW.content_class_no IS coalesce(OLD.content_class_no, OLD.archive_class_no)
+          AND (SELECT c.state FROM classes c WHERE c.class_no = NEW.archive_class_no) IS 'open'
           AND (OLD.state = 'active' AND NEW.state = 'active' OR OLD.state = 'archived' AND NEW.segment_no IS NOT OLD.segment_no))
 BEGIN SELECT RAISE(ABORT, 'an archive class is left for a later one, by active records and with the segment'); END;
 -- +goose StatementEnd
