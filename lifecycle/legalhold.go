@@ -179,11 +179,6 @@ func (e *Engine) projectHolds(ctx context.Context, runID string, takeOver bool) 
 		missing[v.Vault] = v.Missing > 0
 	}
 	for _, c := range have {
-		// What is held may be in another segment by now: where the legal hold of that one
-		// is not confirmed, none is lifted.
-		if missing[c.Vault] {
-			continue
-		}
 		if c.State == Lifting && (!takeOver || e.Now().Sub(c.Since) <= liftAgain) {
 			continue // somebody else is at it
 		}
@@ -193,6 +188,11 @@ func (e *Engine) projectHolds(ctx context.Context, runID string, takeOver bool) 
 					return res, err
 				}
 			}
+			continue
+		}
+		// What is held may be in another segment by now: where the legal hold of that one
+		// is not confirmed, none is lifted.
+		if missing[c.Vault] {
 			continue
 		}
 		lifted, err := e.liftLegalHold(ctx, runID, c)
