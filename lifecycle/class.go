@@ -22,6 +22,9 @@ const (
 	HoldClass ClassKind = "hold"
 )
 
+// OfSegments says that the class key wraps the identities of segments, not DEKs.
+func (k ClassKind) OfSegments() bool { return k == ArchiveClass || k == HoldClass }
+
 // Period is what a class covers: a UTC day, or a UTC month.
 type Period struct {
 	Kind ClassKind

@@ -137,6 +137,15 @@ func purgeLife(t *testing.T, w *world) {
 			}
 		}
 	}
+	var gone *lifecycle.Unreadable
+	for f, err := range w.Export(ctx, lifecycle.Query{RecordIDs: []string{"a"}}, false) {
+		if !errors.As(err, &gone) || f.Row.RecordID != "a" || !errors.Is(err, shred.ErrDestroyed) {
+			t.Errorf("%+v, %v", f, err)
+		}
+	}
+	if gone == nil {
+		t.Error("an export does not say that the record is purged")
+	}
 	// One that comes too late is told so, and since when.
 	late := w.place(lifecycle.Scope{TLC: "LOT-A"})
 	if late.Covered != 1 || late.TooLate != 1 || len(late.Late) != 1 || late.Late[0].Class != "archive-2026-12-1" || late.Late[0].Receipt == 0 || late.Late[0].DestroyedAt == "" {
@@ -340,4 +349,34 @@ func TestDamagedAndHeldIsNotPurged(t *testing.T) {
 	w.unread("a")
 	w.verify()
 	w.verifyLog()
+}
+
+// An older keyring that is put back opens what was purged, until recovering it destroys
+// the keys again.
+func TestPurgeAndAnOlderKeyring(t *testing.T) {
+	ctx := context.Background()
+	w, ring := keyringWorld(t)
+	w.ingest(old("a", "LOT-A"), old("held", "LOT-H"))
+	w.sweep()
+	w.place(lifecycle.Scope{TLC: "LOT-H"})
+	w.sweepUntil(instant(t, "2026-12-31T00:00:00Z"))
+	before := filepath.Join(w.dir, "before")
+	copyTree(t, before, ring)
+	if got := w.sweepUntil(instant(t, "2027-01-01T00:00:00Z")); got.Purged != 1 || got.Rearchived != 1 {
+		t.Fatalf("%+v", got)
+	}
+	current := filepath.Join(w.dir, "current")
+	copyTree(t, current, ring)
+	w.putBack(ring, before)
+	if _, err := w.Sweep(ctx, lifecycle.SweepOptions{}); !isRefused(err, "keyring") {
+		t.Errorf("a sweep with the older keyring: %v", err)
+	}
+	// It lacks the key of the hold class, and nothing is destroyed while that is lost.
+	res, err := w.RecoverKeyring(ctx)
+	if err != nil || len(res.Lost) != 1 || res.Lost[0].ClassID != "hold-2027-01-1" || len(res.DestroyedAgain) != 0 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	w.putBack(ring, current)
+	w.read("held")
+	w.unread("a")
 }

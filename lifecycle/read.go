@@ -59,6 +59,20 @@ func (e *Engine) find(ctx context.Context, q Query) iter.Seq2[Found, error] {
 			}
 		}
 		x.flush(ctx)
+		// Who names a record is told that it is gone, and not just given nothing.
+		if q.RecordIDs == nil || q.State != "" || q.ExceptHeld {
+			return
+		}
+		q.State = Purged
+		for r, err := range e.Store.Rows(ctx, q) {
+			if err == nil {
+				err = &Unreadable{r.RecordID, purged(r.RecordID)}
+			}
+			x.give(Found{Row: r}, err)
+			if x.done {
+				return
+			}
+		}
 	}
 }
 

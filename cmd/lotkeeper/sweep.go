@@ -30,9 +30,9 @@ then drop the hot copies' keys. Then destroy the class keys that nothing depends
 on any more. Held records stay; legal holds in the vaults are brought in line
 with the holds.
 
-Last come the archived copies whose month is over: what is held is archived anew,
-the keys of the rest are destroyed, so that nobody can read it, and its objects
-are deleted once their locks have ended.
+Last come the archived copies whose month is over: what is held is archived
+anew, the keys of the rest are destroyed, so that nobody can read it, and its
+objects are deleted once their locks have ended.
 
 On PostgreSQL --dry-run needs only the role lotkeeper_auditor; --accept-clock
 needs lotkeeper_admin too.
