@@ -80,8 +80,8 @@ func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to strin
 			return err
 		}
 		var seqs []int64
-		rows, err := tx.QueryContext(ctx, `SELECT r.seq, r.checksum FROM json_each(?) j JOIN records r ON r.record_id = j.value ->> 0
-			WHERE r.state = 'archived' AND r.segment_no = ? AND lower(hex(r.checksum)) = j.value ->> 1 ORDER BY r.seq`, string(want), fromNo)
+		rows, err := tx.QueryContext(ctx, `SELECT r.seq, r.checksum FROM json_each(?) j CROSS JOIN records r ON r.record_id = j.value ->> 0
+			WHERE r.state = 'archived' AND +r.segment_no = ? AND lower(hex(r.checksum)) = j.value ->> 1 ORDER BY r.seq`, string(want), fromNo)
 		if err != nil {
 			return err
 		}

@@ -252,9 +252,10 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		}
 		// The check, from base rows, in a statement after the lock. What it
 		// lets through is an explicit list of rows: nothing that arrives or is
-		// held meanwhile can slip into the statements below.
+		// held meanwhile can slip into the statements below. The plus keeps the planner
+		// from looking for each record among all of the class.
 		rows, err := tx.QueryContext(ctx, `SELECT r.seq, r.checksum FROM json_each(?) j JOIN records r ON r.record_id = j.value ->> 0
-			WHERE r.state = 'active' AND r.due_at <= ? AND r.archive_class_no = ? AND lower(hex(r.checksum)) = j.value ->> 1 AND NOT `+heldRecord+` ORDER BY r.seq`,
+			WHERE r.state = 'active' AND r.due_at <= ? AND +r.archive_class_no = ? AND lower(hex(r.checksum)) = j.value ->> 1 AND NOT `+heldRecord+` ORDER BY r.seq`,
 			string(want), stamp(now), classNo)
 		if err != nil {
 			return err
