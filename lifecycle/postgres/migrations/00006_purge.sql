@@ -72,14 +72,14 @@ CREATE TRIGGER records_archive_class BEFORE UPDATE OF archive_class_no, content_
     EXECUTE FUNCTION lotkeeper.records_archive_class();
 
 -- An archive class is not condemned while a record is to come into it, and the law's
--- floor of each that is in it lies before the end of its period.
+-- floor of each that is in it lies before the end of its period. From then on none comes.
 -- +goose StatementBegin
 CREATE FUNCTION lotkeeper.classes_purged() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF EXISTS (SELECT FROM lotkeeper.records r WHERE r.archive_class_no = OLD.class_no AND r.archive_leaf = 0) THEN
         RAISE EXCEPTION 'the class still has records to come' USING ERRCODE = 'restrict_violation';
     END IF;
-    IF EXISTS (SELECT FROM lotkeeper.segments g JOIN lotkeeper.records r ON r.segment_no = g.segment_no
+    IF NEW.state = 'condemned' AND EXISTS (SELECT FROM lotkeeper.segments g JOIN lotkeeper.records r ON r.segment_no = g.segment_no
                 WHERE g.class_no = OLD.class_no AND r.state = 'archived' AND r.purge_not_before > OLD.closes_at) THEN
         RAISE EXCEPTION 'the class has records that are to be kept for longer' USING ERRCODE = 'restrict_violation';
     END IF;

@@ -64,7 +64,7 @@ BEGIN SELECT RAISE(ABORT, 'an archive class is left for a later one, by active r
 -- +goose StatementEnd
 
 -- An archive class is not condemned while a record is to come into it, and the law's
--- floor of each that is in it lies before the end of its period.
+-- floor of each that is in it lies before the end of its period. From then on none comes.
 -- +goose StatementBegin
 CREATE TRIGGER classes_purged BEFORE UPDATE OF state ON classes
 WHEN NEW.state IN ('condemned', 'executing') AND NEW.state <> OLD.state AND OLD.kind IN ('archive', 'hold')
@@ -72,7 +72,7 @@ BEGIN
     SELECT RAISE(ABORT, 'the class still has records to come')
      WHERE EXISTS (SELECT 1 FROM records r WHERE r.archive_class_no = OLD.class_no AND r.state = 'active');
     SELECT RAISE(ABORT, 'the class has records that are to be kept for longer')
-     WHERE EXISTS (SELECT 1 FROM segments g CROSS JOIN records r ON r.segment_no = g.segment_no
+     WHERE NEW.state = 'condemned' AND EXISTS (SELECT 1 FROM segments g CROSS JOIN records r ON r.segment_no = g.segment_no
                     WHERE g.class_no = OLD.class_no AND r.state = 'archived' AND r.purge_not_before > OLD.closes_at);
 END;
 -- +goose StatementEnd
