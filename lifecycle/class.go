@@ -19,7 +19,13 @@ const (
 	// ArchiveClass: segment identities (and content identities) of records
 	// whose purge date falls in one UTC month.
 	ArchiveClass ClassKind = "archive"
+	// HoldClass: segment identities of records that were held when the class of
+	// their segment was over, by the UTC month in which they were archived anew.
+	HoldClass ClassKind = "hold"
 )
+
+// OfSegments says that the class key wraps the identities of segments, not DEKs.
+func (k ClassKind) OfSegments() bool { return k == ArchiveClass || k == HoldClass }
 
 // Period is what a class covers: a UTC day, or a UTC month.
 type Period struct {
@@ -28,7 +34,7 @@ type Period struct {
 	Start time.Time
 }
 
-// HotPeriod, DeferralPeriod and ArchivePeriod find the period an instant is in.
+// HotPeriod, DeferralPeriod, ArchivePeriod and HoldPeriod find the period an instant is in.
 func HotPeriod(due time.Time) Period {
 	due = due.UTC()
 	return Period{HotClass, time.Date(due.Year(), due.Month(), due.Day(), 0, 0, 0, 0, time.UTC)}
@@ -39,6 +45,22 @@ func DeferralPeriod(now time.Time) Period { return Period{DeferralClass, month(n
 
 // ArchivePeriod is the UTC month of a purge date.
 func ArchivePeriod(purge time.Time) Period { return Period{ArchiveClass, month(purge)} }
+
+// HoldPeriod is the UTC month of a sweep that finds a record held.
+func HoldPeriod(now time.Time) Period { return Period{HoldClass, month(now)} }
+
+// archivePeriodFrom is the archive period of a record that is to be purged at an
+// instant: not one that is over, for its class may be destroyed at any time.
+func archivePeriodFrom(purge, now time.Time) Period {
+	if p := ArchivePeriod(purge); p.Ends().After(now) {
+		return p
+	}
+	return nextArchivePeriod(now)
+}
+
+// nextArchivePeriod is the month after the present, for records that came, or stayed,
+// beyond their own.
+func nextArchivePeriod(now time.Time) Period { return ArchivePeriod(month(now).AddDate(0, 1, 0)) }
 
 func month(t time.Time) time.Time {
 	t = t.UTC()

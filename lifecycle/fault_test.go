@@ -301,12 +301,73 @@ func checkCases(t *testing.T, w *world) {
 type story struct {
 	before, do func(*world) error
 	check      func(*testing.T, *world)
+	// kept is what must be true wherever it was interrupted.
+	kept func(t *testing.T, w *world, at string)
 }
 
 var (
-	life  = story{func(*world) error { return nil }, scenario, func(t *testing.T, w *world) { checkDone(t, w) }}
-	cases = story{scenario, caseScenario, checkCases}
+	life  = story{func(*world) error { return nil }, scenario, func(t *testing.T, w *world) { checkDone(t, w) }, checkNothingLost}
+	cases = story{scenario, caseScenario, checkCases, checkNothingLost}
+	end   = story{purgeScenario, func(w *world) error { _, err := w.Sweep(context.Background(), lifecycle.SweepOptions{}); return err }, checkPurged, checkHeldKept}
 )
+
+// purgeScenario goes as far as the last instant of a month in the archive: five records
+// of it, of which two are held there and one in the hot store.
+func purgeScenario(w *world) error {
+	if _, err := w.tryIngest(old("a", "LOT-A"), old("b", "LOT-A"), old("c", "LOT-A"), old("held-1", "LOT-H"), old("held-2", "LOT-H"), old("hot", "LOT-HOT")); err != nil {
+		return err
+	}
+	w.place(lifecycle.Scope{TLC: "LOT-HOT"})
+	w.sweep()
+	res := w.place(lifecycle.Scope{TLC: "LOT-H"})
+	if err := w.Confirm(context.Background(), &res); err != nil {
+		return err
+	}
+	w.sweepUntil(instant(w.t, "2026-12-31T00:00:00Z"))
+	w.now = instant(w.t, "2027-01-01T00:00:00Z")
+	return nil
+}
+
+// checkHeldKept: what is held can be read, and what cannot be read is of a class that
+// nothing keeps any more.
+func checkHeldKept(t *testing.T, w *world, at string) {
+	t.Helper()
+	w.read("held-1", "held-2", "hot")
+	classes, err := w.Store.Classes(context.Background(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := map[string]lifecycle.ClassState{}
+	for _, c := range classes {
+		state[c.ID] = c.State
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		r, err := w.Store.Row(context.Background(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Line(context.Background(), id, false); err != nil && state[r.ArchiveClass] != lifecycle.Executing && state[r.ArchiveClass] != lifecycle.Destroyed {
+			t.Errorf("after %s, %s (%s) cannot be read, and its class is %s: %v", at, id, r.State, state[r.ArchiveClass], err)
+		}
+	}
+}
+
+func checkPurged(t *testing.T, w *world) {
+	t.Helper()
+	checkHeldKept(t, w, "all")
+	w.unread("a", "b", "c")
+	for _, id := range []string{"a", "b", "c"} {
+		if v := w.view(id); v.State != lifecycle.Purged {
+			t.Errorf("%s is %s", id, v.State)
+		}
+	}
+	if left, err := w.Store.Undeleted(context.Background()); err != nil || len(left) > 0 {
+		t.Errorf("left are %+v, %v", left, err)
+	}
+	w.verify()
+	w.verifyLog()
+	checkTrail(t, w)
+}
 
 // stride is how far apart the calls are that a test interrupts: it is each call, or
 // with -short, as under the race detector, a sample.
@@ -339,6 +400,10 @@ func TestCaseFaultAtEveryCall(t *testing.T) {
 
 // TestFaultOnPostgreSQL is the same, with each call interrupted in one of the ways:
 // a database costs more there.
+func TestPurgeFaultAtEveryCall(t *testing.T) {
+	faultAtEveryCall(t, sample(4), onSQLite, end)
+}
+
 func TestFaultOnPostgreSQL(t *testing.T) {
 	faultAtEveryCall(t, 2*sample(4), onPostgreSQL(t), life)
 }
@@ -395,7 +460,7 @@ func faultAtEveryCall(t *testing.T, every int, open storage, s story) {
 
 					// The next process.
 					w = onDisk(t, root, w.now.Add(10*time.Minute+1), &trap{}, false, open)
-					checkNothingLost(t, w, tr.fired)
+					s.kept(t, w, tr.fired)
 					if err := s.do(w); err != nil {
 						t.Fatalf("%s at %s: the next run: %v", kind, tr.fired, err)
 					}

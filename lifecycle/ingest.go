@@ -315,6 +315,20 @@ func (in *ingest) known(ctx context.Context, batch []arrival) ([]arrival, error)
 	var rest []arrival
 	var content []byte
 	var held map[string]bool // read once, if anybody asks for a hold
+	holdAgain := func(r *arrival) (err error) {
+		if r.RetentionHold == nil || !*r.RetentionHold {
+			return nil
+		}
+		if held == nil {
+			if held, err = in.retentionHolds(ctx); err != nil {
+				return err
+			}
+		}
+		if held[r.RecordID] {
+			return nil
+		}
+		return in.holdAgain(ctx, r.RecordID)
+	}
 	for _, r := range batch {
 		have, ok := existing[r.RecordID]
 		if !ok {
@@ -330,7 +344,18 @@ func (in *ingest) known(ctx context.Context, batch []arrival) ([]arrival, error)
 		}
 		// The key of the record that is there: it may be another month's than
 		// the one that this copy, obtained today, would get.
-		key, err := in.keys.key(ctx, have.ArchiveClass)
+		key, err := in.keys.key(ctx, have.ContentClass)
+		if errors.Is(err, shred.ErrDestroyed) {
+			// It was held, or too late, when that class died, and is in another.
+			in.res.Rejected++
+			if err := in.refuse(r, "incomparable", "a record with this id is there, and what its content was compared by is destroyed; retention_hold is heeded all the same"); err != nil {
+				return nil, err
+			}
+			if err := holdAgain(&r); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("couldn't compare record %s with the one that is there: %w", r.RecordID, err)
 		}
@@ -343,17 +368,8 @@ func (in *ingest) known(ctx context.Context, batch []arrival) ([]arrival, error)
 			continue
 		}
 		in.res.Duplicates++
-		if r.RetentionHold != nil && *r.RetentionHold {
-			if held == nil {
-				if held, err = in.retentionHolds(ctx); err != nil {
-					return nil, err
-				}
-			}
-			if !held[r.RecordID] {
-				if err := in.holdAgain(ctx, r.RecordID); err != nil {
-					return nil, err
-				}
-			}
+		if err := holdAgain(&r); err != nil {
+			return nil, err
 		}
 	}
 	return rest, nil
@@ -403,7 +419,7 @@ func (in *ingest) seal(ctx context.Context, batch []arrival) ([]Sealed, []Placem
 	for i := range batch {
 		r := &batch[i]
 		out[i].Row, out[i].Inputs = r.row, r.InputLots
-		periods = append(periods, HotPeriod(r.row.DueAt), ArchivePeriod(in.Policy.PurgeAt(r.EventTimestamp, r.CreatedOrObtainedAt)))
+		periods = append(periods, HotPeriod(r.row.DueAt), archivePeriodFrom(in.Policy.PurgeAt(r.EventTimestamp, r.CreatedOrObtainedAt), in.now))
 	}
 	if err := in.keys.classes(ctx, in.runID, periods); err != nil {
 		return nil, nil, err

@@ -111,7 +111,7 @@ func (e *Engine) RecoverKeyring(ctx context.Context) (KeyringRecovery, error) {
 			witnesses = append(witnesses, c)
 		case gone:
 			// Executing and destroyed: the next sweep only has to note it.
-		case c.DEKs == 0 && c.Period.Kind != ArchiveClass:
+		case c.DEKs == 0 && !c.Period.Kind.OfSegments():
 			res.Created = append(res.Created, c.ID)
 		default:
 			res.Lost = append(res.Lost, LostClass{c.ID, c.Period.Kind, c.DEKs, len(inClass[c.ID])})

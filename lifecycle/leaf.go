@@ -77,6 +77,10 @@ const (
 	ActionShredded       = "shredded"
 	ActionDropped        = "ciphertext-dropped"
 	ActionReceipt        = "receipt-issued"
+	ActionClassMoved     = "archive-class-moved"
+	ActionRearchived     = "rearchived"
+	ActionPurged         = "purged"
+	ActionObjectsDeleted = "objects-deleted"
 	ActionClockAccepted  = "clock-accepted"
 	ActionKeyringMended  = "keyring-recovered"
 	ActionIdentityShown  = "identity-disclosed"
@@ -101,7 +105,7 @@ var Actions = []string{
 	ActionInit, ActionRunStarted, ActionRunFinished, ActionRunInterrupted, ActionClassOpened, ActionIngested,
 	ActionHoldPlaced, ActionHoldExtended, ActionHoldReleased, ActionHoldEnded, ActionLegalHoldSet, ActionLegalHoldOff, ActionLegalHoldGone,
 	ActionStaged, ActionVerified, ActionAbandoned, ActionArchived, ActionSettled, ActionResealed,
-	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionReceipt, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
+	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionReceipt, ActionClassMoved, ActionRearchived, ActionPurged, ActionObjectsDeleted, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
 	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionReconciled, ActionDryRun, ActionRefused,
 	ActionVaultAdded, ActionVaultCopied, ActionVaultActive, ActionVaultRetiring,
 }
@@ -130,11 +134,17 @@ func (l Leaf) With(field string, value any) Leaf {
 // archived, the Merkle root over their checksums in order of due time and seq, which is
 // that of the segment's manifest, and the ids of those members that stay active.
 func (l Leaf) Archived(checksums [][32]byte, kept []string) Leaf {
-	l = l.With("records", len(checksums)).With("checksum_root", hexOf(archive.Root(checksums)))
+	l = l.Of(checksums)
 	if len(kept) > 0 {
 		l = l.With("kept", kept)
 	}
 	return l
+}
+
+// Of adds to a leaf that commits to records how many they are, and the Merkle root over
+// their checksums in order of seq.
+func (l Leaf) Of(checksums [][32]byte) Leaf {
+	return l.With("records", len(checksums)).With("checksum_root", hexOf(archive.Root(checksums)))
 }
 
 // leaf makes a leaf of the engine's actor at the run's time.

@@ -174,6 +174,10 @@ func (e *Engine) projectHolds(ctx context.Context, runID string, takeOver bool) 
 	if err != nil {
 		return res, err
 	}
+	missing := map[string]bool{}
+	for _, v := range res.Vaults {
+		missing[v.Vault] = v.Missing > 0
+	}
 	for _, c := range have {
 		if c.State == Lifting && (!takeOver || e.Now().Sub(c.Since) <= liftAgain) {
 			continue // somebody else is at it
@@ -184,6 +188,11 @@ func (e *Engine) projectHolds(ctx context.Context, runID string, takeOver bool) 
 					return res, err
 				}
 			}
+			continue
+		}
+		// What is held may be in another segment by now: where the legal hold of that one
+		// is not confirmed, none is lifted.
+		if missing[c.Vault] {
 			continue
 		}
 		lifted, err := e.liftLegalHold(ctx, runID, c)

@@ -35,7 +35,13 @@ type ProofStep struct {
 	Batch *audit.BatchProof `json:"batch,omitempty"`
 }
 
-// ProveRecord proves a record's life from its ingest to the destruction of its hot
+// batched says that a leaf of the action commits to records, by the root over their
+// checksums.
+func batched(action string) bool {
+	return slices.Contains([]string{ActionIngested, ActionArchived, ActionRearchived, ActionPurged}, action)
+}
+
+// ProveRecord proves a record's life from its ingest to the destruction of its last
 // copy's key, as far as it has come. ErrNotFound.
 func (e *Engine) ProveRecord(ctx context.Context, id string) (RecordProof, error) {
 	r, err := e.Store.Row(ctx, id)
@@ -70,7 +76,7 @@ func (e *Engine) ProveRecord(ctx context.Context, id string) (RecordProof, error
 		if step.Entry, err = audit.Prove(ctx, log, l.Index); err != nil {
 			return p, fmt.Errorf("couldn't prove entry %d: %w", l.Index, err)
 		}
-		if l.Action == ActionIngested || l.Action == ActionArchived {
+		if batched(l.Action) {
 			if step.Batch, err = e.batchProof(ctx, l, id); err != nil {
 				return p, err
 			}
@@ -87,8 +93,14 @@ func (e *Engine) storyOf(ctx context.Context, r *Row) ([]Leaf, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Segment != "" {
-		more, err := e.Store.Leaves(ctx, LeafQuery{Subject: r.Segment, Actions: []string{ActionStaged, ActionVerified, ActionSettled}})
+	var segments []string
+	for _, l := range leaves {
+		if l.Action == ActionArchived || l.Action == ActionRearchived {
+			segments = append(segments, l.Subject)
+		}
+	}
+	for _, id := range segments {
+		more, err := e.Store.Leaves(ctx, LeafQuery{Subject: id, Actions: []string{ActionStaged, ActionVerified, ActionSettled}})
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +177,7 @@ func (p *RecordProof) Check(verifierKey string) error {
 			return fmt.Errorf("step %d is called %s, and its entry says %s", i+1, s.Action, entry.Action)
 		}
 		if s.Batch == nil {
-			if s.Action == ActionIngested || s.Action == ActionArchived {
+			if batched(s.Action) {
 				return fmt.Errorf("step %d (%s) does not prove that the record is in its batch", i+1, s.Action)
 			}
 			continue

@@ -465,8 +465,8 @@ type said struct {
 	vaults   map[string]VaultState
 	legal    map[[2]string]LegalState // by segment and vault
 	batches  []saidBatch
-	// taken and archived count records; taken none that a recovery said are lost.
-	taken, archived int64
+	// taken, archived and purged count records; taken none that a recovery said are lost.
+	taken, archived, purged int64
 	// recovered are the entries, from one to before another, that recoveries replayed.
 	recovered [][2]int64
 }
@@ -487,9 +487,10 @@ type saidSegment struct {
 	state  SegmentState
 	object string // SHA-256
 	copies []string
+	gone   []string // copies that were deleted
 }
 
-// saidBatch is a leaf that commits to records: of an ingest, or of a soft-delete.
+// saidBatch is a leaf that commits to records, see batched.
 type saidBatch struct {
 	index, leaf           int64
 	action, segment       string
@@ -498,7 +499,7 @@ type saidBatch struct {
 }
 
 func newSaid() said {
-	return said{map[string]*saidHold{}, map[string]ClassState{}, map[string]*saidSegment{}, map[string]VaultState{}, map[[2]string]LegalState{}, nil, 0, 0, nil}
+	return said{map[string]*saidHold{}, map[string]ClassState{}, map[string]*saidSegment{}, map[string]VaultState{}, map[[2]string]LegalState{}, nil, 0, 0, 0, nil}
 }
 
 // take takes in an entry, in the order of the log.
@@ -605,18 +606,34 @@ func (s *said) take(index, leaf int64, e *audit.Entry) error {
 		err := read(&b)
 		s.recovered, s.taken = append(s.recovered, [2]int64{b.From, b.To}), s.taken-b.Lost
 		return err
-	case ActionIngested, ActionArchived:
+	case ActionObjectsDeleted:
+		var c struct {
+			Vault string `json:"vault"`
+		}
+		err := read(&c)
+		if g := s.segments[e.Subject]; g != nil {
+			g.gone = append(g.gone, c.Vault)
+		}
+		return err
+	case ActionIngested, ActionArchived, ActionRearchived, ActionPurged:
 		var b struct {
 			Records      int64  `json:"records"`
 			ChecksumRoot string `json:"checksum_root"`
 			RowRoot      string `json:"row_root"`
+			Done         bool   `json:"done"`
 		}
 		err := read(&b)
 		s.batches = append(s.batches, saidBatch{index, leaf, e.Action, e.Subject, b.Records, b.ChecksumRoot, b.RowRoot})
-		if e.Action == ActionIngested {
+		switch e.Action {
+		case ActionIngested:
 			s.taken += b.Records
-		} else {
+		case ActionArchived:
 			s.archived += b.Records
+		case ActionPurged:
+			s.purged += b.Records
+			if g := s.segments[e.Subject]; g != nil && b.Done {
+				g.state = PurgedSegment
+			}
 		}
 		return err
 	}
@@ -751,6 +768,11 @@ func (v *logVerification) compareSegments(ctx context.Context) error {
 				v.differs(said.index, id, "the log has a copy in vault %s, the database has not", vault)
 			}
 		}
+		for _, c := range g.Copies {
+			if deleted := slices.Contains(said.gone, c.Vault); deleted == c.DeletedAt.IsZero() && v.res.Pending == 0 {
+				v.differs(said.index, id, "its copy in vault %s is deleted: %t; the log says %t", c.Vault, !deleted, deleted)
+			}
+		}
 	}
 	return nil
 }
@@ -836,6 +858,9 @@ func (v *logVerification) compareRecords(ctx context.Context) error {
 	if n := counts[Archived] + counts[Purged]; n != v.said.archived {
 		v.find(LogFinding{Kind: LogRecord, Index: -1, Detail: fmt.Sprintf("the log archived %d records, the database has %d that are archived", v.said.archived, n)})
 	}
+	if n := counts[Purged]; n != v.said.purged && v.res.Pending == 0 {
+		v.find(LogFinding{Kind: LogRecord, Index: -1, Detail: fmt.Sprintf("the log purged %d records, the database has %d that are purged", v.said.purged, n)})
+	}
 	return nil
 }
 
@@ -857,8 +882,12 @@ func (v *logVerification) batch(ctx context.Context, b saidBatch, policy Policy)
 			f.Subject, f.Detail = r.RecordID, fmt.Sprintf("it is due at %s, by the policy at %s", cte.FormatTime(r.DueAt), cte.FormatTime(want))
 			v.find(f)
 		}
-		if b.action == ActionArchived && r.State == Active {
+		if b.action != ActionIngested && r.State == Active {
 			f.Subject, f.Detail = r.RecordID, "the log says that it was archived, and it is active"
+			v.find(f)
+		}
+		if b.action == ActionPurged && r.State != Purged {
+			f.Subject, f.Detail = r.RecordID, fmt.Sprintf("the log says that it was purged, and it is %s", r.State)
 			v.find(f)
 		}
 	}

@@ -59,6 +59,20 @@ func (e *Engine) find(ctx context.Context, q Query) iter.Seq2[Found, error] {
 			}
 		}
 		x.flush(ctx)
+		// Who names a record is told that it is gone, and not just given nothing.
+		if q.RecordIDs == nil || q.State != "" || q.ExceptHeld {
+			return
+		}
+		q.State = Purged
+		for r, err := range e.Store.Rows(ctx, q) {
+			if err == nil {
+				err = &Unreadable{r.RecordID, purged(r.RecordID)}
+			}
+			x.give(Found{Row: r}, err)
+			if x.done {
+				return
+			}
+		}
 	}
 }
 
@@ -136,12 +150,16 @@ func (x *export) flush(ctx context.Context) {
 	}
 	var faults []error
 	identity, err := x.keys.identity(ctx, &g)
+	if errors.Is(err, shred.ErrDestroyed) {
+		x.moved(ctx, rows, err)
+		return
+	}
 	if err != nil {
 		faults, g.Copies = append(faults, err), nil
 	}
 	enough := errors.New("enough")
 	for _, c := range g.Copies {
-		err := x.read(ctx, &g, c, identity, func(line []byte) error {
+		err := x.readCopy(ctx, &g, c, identity, func(line []byte) error {
 			sum := cte.Checksum(line)
 			if r := want[sum]; r != nil {
 				delete(want, sum)
@@ -166,8 +184,31 @@ func (x *export) flush(ctx context.Context) {
 	}
 }
 
-func (x *export) read(ctx context.Context, g *Segment, c Copy, identity age.Identity, fn func([]byte) error) error {
-	v, err := x.vault(c.Vault)
+// moved gives rows of a snapshot whose archive class was destroyed since: from the
+// segment that the held ones of them are in now. The others are purged, or about to be.
+func (x *export) moved(ctx context.Context, rows []Row, err error) {
+	for i := range rows {
+		now, rowErr := x.Store.Row(ctx, rows[i].RecordID)
+		switch {
+		case rowErr != nil:
+			x.give(Found{Row: rows[i]}, rowErr)
+		case now.State != Archived:
+			x.give(Found{Row: now}, &Unreadable{now.RecordID, purged(now.RecordID)})
+		case now.Segment == rows[i].Segment:
+			x.give(Found{Row: now}, &Unreadable{now.RecordID, err})
+		default:
+			if len(x.segment) > 0 && x.segment[0].Segment != now.Segment {
+				x.flush(ctx)
+			}
+			x.segment = append(x.segment, now)
+		}
+	}
+	x.flush(ctx)
+}
+
+// readCopy reads the lines of one copy of a segment.
+func (e *Engine) readCopy(ctx context.Context, g *Segment, c Copy, identity age.Identity, fn func([]byte) error) error {
+	v, err := e.vault(c.Vault)
 	if err != nil {
 		return err
 	}

@@ -25,8 +25,18 @@ func (s *sweep) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(left) == 0 {
+		return nil
+	}
+	dead, err := s.classesIn(ctx, Executing, Destroyed)
+	if err != nil {
+		return err
+	}
 	for i := range left {
 		g := &left[i]
+		if dead[g.Class] {
+			continue // it is being purged
+		}
 		s.Log.Info().Str("segment", g.ID).Str("state", string(g.State)).Str("left_by", g.RunID).Msg("finishing a segment")
 		err := s.recoverSegment(ctx, g)
 		switch {

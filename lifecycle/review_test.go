@@ -669,7 +669,7 @@ func checkTrail(t *testing.T, w *world) {
 			first[key] = l.ID
 		}
 	}
-	resealed, archived, ingested := 0, 0, 0
+	resealed, archived, ingested, purged := 0, 0, 0, 0
 	for i, l := range leaves {
 		if i > 0 && l.ID <= leaves[i-1].ID {
 			t.Fatalf("leaf %d after %d", l.ID, leaves[i-1].ID)
@@ -698,6 +698,8 @@ func checkTrail(t *testing.T, w *world) {
 			}
 		case lifecycle.ActionResealed:
 			resealed += body.Records
+		case lifecycle.ActionPurged:
+			purged += body.Records
 		}
 	}
 	order := func(what string, actions ...string) {
@@ -732,6 +734,8 @@ func checkTrail(t *testing.T, w *world) {
 		switch g.State {
 		case lifecycle.Settled:
 			order(g.ID, lifecycle.ActionStaged, lifecycle.ActionVerified, lifecycle.ActionSettled)
+		case lifecycle.PurgedSegment:
+			order(g.ID, lifecycle.ActionStaged, lifecycle.ActionVerified, lifecycle.ActionPurged)
 		case lifecycle.Abandoned:
 			order(g.ID, lifecycle.ActionStaged, lifecycle.ActionAbandoned)
 		default:
@@ -763,8 +767,8 @@ func checkTrail(t *testing.T, w *world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if int64(archived) != counts[lifecycle.Archived] || int64(ingested) != counts[lifecycle.Active]+counts[lifecycle.Archived] {
-		t.Errorf("the trail says %d ingested, %d archived; there are %v", ingested, archived, counts)
+	if int64(archived) != counts[lifecycle.Archived]+counts[lifecycle.Purged] || int64(purged) != counts[lifecycle.Purged] || int64(ingested) != counts[lifecycle.Active]+int64(archived) {
+		t.Errorf("the trail says %d ingested, %d archived, %d purged; there are %v", ingested, archived, purged, counts)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -222,6 +223,7 @@ func (k *keyring) unseal(ctx context.Context, r *Sealed) ([]byte, error) {
 // builder is a segment being packed in memory.
 type builder struct {
 	id, class string
+	why       string // its records are archived, as manifests say it
 	secret    string
 	recipient age.Recipient
 	identity  age.Identity
@@ -234,7 +236,7 @@ func (s *sweep) newSegment(class string) (*builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{id: id, class: class}
+	b := &builder{id: id, class: class, why: s.arithmetic()}
 	if b.secret, b.recipient, err = archive.NewIdentity(s.Limits.Identity); err != nil {
 		return nil, fmt.Errorf("couldn't make the identity of segment %s: %w", id, err)
 	}
@@ -257,20 +259,26 @@ type segment struct {
 	members          []Member
 }
 
-// store takes a packed segment to where it counts: stage, put, read back, verify.
-func (s *sweep) store(ctx context.Context, g *segment) error {
-	// The row first: an object without a row would be an orphan nobody knows.
+// stage commits a packed segment's row and puts it into the vaults. The row first: an
+// object without a row would be an orphan nobody knows.
+func (s *sweep) stage(ctx context.Context, g *segment) ([]Copy, error) {
 	leaf := s.leaf(s.Now(), ActionStaged, s.lease.RunID, g.ID, map[string]any{
 		"class": g.Class, "records": g.Records, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root),
 		"object_key": g.ObjectKey, "manifest_key": g.ManifestKey, "manifest_sha256": hexOf(g.ManifestSHA256)})
 	if err := s.Store.StageSegment(ctx, s.lease, g.Segment, leaf); err != nil {
-		return err
+		return nil, err
 	}
 	copies, err := s.put(ctx, &g.Segment, g.object, g.manifest)
+	g.object, g.manifest = nil, nil // the vaults have them
+	return copies, err
+}
+
+// store takes a packed segment to where it counts: stage, put, read back, verify.
+func (s *sweep) store(ctx context.Context, g *segment) error {
+	copies, err := s.stage(ctx, g)
 	if err != nil {
 		return err
 	}
-	g.object, g.manifest = nil, nil // the vaults have them
 	// What was packed is not trusted with what it was packed from: the
 	// checksums are read from the hot store once more, by a statement of
 	// their own.
@@ -325,7 +333,7 @@ func (s *sweep) describe(ctx context.Context, b *builder) (*segment, error) {
 		ObjectKey: archive.ObjectKey(b.class, b.id), ObjectSize: sealed.ObjectSize, ObjectSHA256: sealed.ObjectSHA256, PlaintextSHA256: sealed.PlaintextSHA256,
 		Root: sealed.Root, WrappedIdentity: wrapped, Recipient: fmt.Sprint(b.recipient), RetainUntil: until, CreatedAt: s.now,
 		Policy: s.Policy.Name, PolicyHash: s.Policy.Hash(),
-		Cutoff:  s.arithmetic(),
+		Cutoff:  b.why,
 		Sweeper: s.Actor, RunID: s.lease.RunID, Software: s.Software, Entries: sealed.Entries,
 	}
 	manifest := m.Encode()
@@ -515,11 +523,12 @@ func (s *sweep) lockRecords() int {
 	return max(1, s.Limits.LockRecords*usual/max(usual, len(s.holds.rest)))
 }
 
-// classEnd is when the month of an archive class is over.
+// classEnd is when the month of an archive or hold class is over.
 func classEnd(class string) (time.Time, error) {
 	var year, mon, n int
-	if _, err := fmt.Sscanf(class, string(ArchiveClass)+"-%4d-%2d-%d", &year, &mon, &n); err != nil {
-		return time.Time{}, fmt.Errorf("%q is not an archive class: %w", class, err)
+	_, month, _ := strings.Cut(class, "-")
+	if _, err := fmt.Sscanf(month, "%4d-%2d-%d", &year, &mon, &n); err != nil {
+		return time.Time{}, fmt.Errorf("%q is not a class of segments: %w", class, err)
 	}
 	return ArchivePeriod(time.Date(year, time.Month(mon), 1, 0, 0, 0, 0, time.UTC)).Ends(), nil
 }

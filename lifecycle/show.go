@@ -156,6 +156,13 @@ func (e *Engine) history(ctx context.Context, r *Row) ([]HistoryView, error) {
 		}
 		leaves = append(leaves, shredded...)
 	}
+	if r.State == Purged {
+		destroyed, err := t.class(ctx, ActionShredded, r.ArchiveClass)
+		if err != nil {
+			return nil, err
+		}
+		leaves = append(leaves, destroyed...)
+	}
 	// A hold may be older than the record it covers: then the record is held
 	// from its first moment on, and the hold's own leaf is not part of its life.
 	slices.SortFunc(leaves, func(a, b Leaf) int { return int(a.ID - b.ID) })
@@ -174,6 +181,8 @@ func (e *Engine) history(ctx context.Context, r *Row) ([]HistoryView, error) {
 			base = Active
 		case ActionArchived:
 			base = Archived
+		case ActionPurged:
+			base, openHolds = Purged, map[string]bool{}
 		case ActionHoldPlaced, ActionHoldExtended:
 			var body struct {
 				Scopes []Scope `json:"scopes"`

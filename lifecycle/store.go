@@ -58,8 +58,10 @@ type DEK struct {
 
 // Existing is what ingest must know of a record id that is taken.
 type Existing struct {
-	State        State
-	ArchiveClass string
+	State State
+	// Content is the content identity, under the key of ContentClass. That is the
+	// archive class that the record was taken in with.
+	ContentClass string
 	Content      [32]byte
 }
 
@@ -87,6 +89,10 @@ const (
 	Settled SegmentState = "settled"
 	// Abandoned: it counts for nothing. Objects it left are known by its row.
 	Abandoned SegmentState = "abandoned"
+	// PurgedSegment: its class key is destroyed, and with it the wrapped identity, here
+	// and in the manifest. Its objects can be read by nobody, and are there until their
+	// locks have ended.
+	PurgedSegment SegmentState = "purged"
 )
 
 // Segment is a segment's row.
@@ -119,6 +125,9 @@ type Copy struct {
 	ManifestVersion string    `json:"manifest_version"`
 	RetainUntil     time.Time `json:"retain_until"`
 	VerifiedAt      time.Time `json:"verified_at"`
+	// DeletedAt is when a purged segment's object and manifest were deleted; zero while
+	// they are there.
+	DeletedAt time.Time `json:"deleted_at,omitzero"`
 }
 
 // VaultState is whether a vault counts.
@@ -285,7 +294,7 @@ var (
 // again, and every method bears being repeated. Leaves given to a method are
 // committed with its change. All methods may be called concurrently.
 //
-// The methods that destroy (SoftDelete, Condemn, Execute) and lift (MoveLegalHold)
+// The methods that destroy (SoftDelete, Condemn, Execute, Purge) and lift (MoveLegalHold)
 // are ordered against Place, Extend and Merge: they see every hold, every record
 // and every link of lineage whose call returned before theirs began, read from base
 // rows in a statement after the lock.
@@ -323,7 +332,8 @@ type Placement struct {
 // Coverage counts the records that holds reach at the time of asking.
 type Coverage struct {
 	// Covered counts records of which a readable copy is left, TooLate those
-	// of which none is. Archived are those of the covered that are in the archive.
+	// of which none is: they are purged, or their archive class is executing, which
+	// nothing stops. Archived are those of the covered that are in the archive.
 	Covered, Archived, TooLate int64
 }
 
@@ -492,7 +502,9 @@ type SweepStore interface {
 
 	// Condemn moves those of the classes that are open, over at now, and have
 	// neither a DEK nor an active member to condemned; the leaf is their
-	// intent leaf. It returns the ids it moved, and writes no leaf for none.
+	// intent leaf. It returns the ids it moved, and writes no leaf for none. An archive
+	// or hold class has, besides, no segment that is staged, and no member that is to
+	// be kept for longer than now by its purge_not_before.
 	Condemn(ctx context.Context, l Lease, now time.Time, classes []string, leaf Leaf) ([]string, error)
 	// Execute reads from base rows what speaks for the destruction of
 	// condemned or executing classes, and moves those it speaks for to
@@ -507,6 +519,30 @@ type SweepStore interface {
 	// class is destroyed, or more of them where that is done at one go. It
 	// returns how many, 0 when none is left.
 	DropCiphertext(ctx context.Context, l Lease, limit int, leaf Leaf) (int, error)
+
+	// DyingArchives lists archive and hold classes whose period is over at now and
+	// that are not destroyed.
+	DyingArchives(ctx context.Context, now time.Time) ([]Class, error)
+	// MoveArchiveClass moves up to limit active records from one archive class to
+	// another, which must be open (ErrMoved). It returns how many it moved, and writes
+	// no leaf for none.
+	MoveArchiveClass(ctx context.Context, l Lease, from, to string, limit int, leaf Leaf) (int, error)
+	// Rearchive moves archived members from one segment to another, and into its class.
+	// Those that are not in from, or have another checksum, are passed over. It
+	// returns how many it moved, and writes no leaf for none; Leaf.Of says what its leaf
+	// tells. ErrMoved if the segment they go to is not verified, or its class not open,
+	// or the class that they come from is executing or destroyed.
+	Rearchive(ctx context.Context, l Lease, from, to string, members []Member, leaf Leaf) (int, error)
+	// Purge makes up to limit archived records of a segment purged, and the segment
+	// with the last of them: done. ErrMoved if its class is not destroyed. Leaf.Of says
+	// what the leaf tells, and its field done. A purged segment is left as it is.
+	Purge(ctx context.Context, l Lease, segment string, limit int, leaf Leaf) (n int, done bool, err error)
+	// Undeleted lists the purged segments of which a copy is not known to be deleted.
+	Undeleted(ctx context.Context) ([]Segment, error)
+	// CopyDeleted records at the leaf's time that the object and the manifest of a
+	// purged segment are gone from a vault. ErrMoved if it is not purged. A copy that
+	// is recorded as deleted is left as it is.
+	CopyDeleted(ctx context.Context, l Lease, segment, vault string, leaf Leaf) error
 
 	// Append commits a leaf by itself.
 	Append(ctx context.Context, leaf Leaf) error

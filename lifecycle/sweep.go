@@ -28,14 +28,23 @@ type SweepResult struct {
 	Cutoff string `json:"cutoff"`
 	// Due = Held + Archived + Failed, unless StoppedEarly left some for the
 	// next run or Recovered finished what an earlier one had begun.
-	Due             int     `json:"due"`
-	Held            int     `json:"held"`
-	Resealed        int     `json:"resealed"`
-	Archived        int     `json:"archived"`
-	Failed          int     `json:"failed"`
-	Segments        int     `json:"segments"`
-	ShreddedClasses int     `json:"shredded_classes"`
-	Purged          int     `json:"purged"`
+	Due             int `json:"due"`
+	Held            int `json:"held"`
+	Resealed        int `json:"resealed"`
+	Archived        int `json:"archived"`
+	Failed          int `json:"failed"`
+	Segments        int `json:"segments"`
+	ShreddedClasses int `json:"shredded_classes"`
+	// Rearchived counts held records that were archived anew since their archive class
+	// was over, PurgedClasses the archive and hold classes whose keys were destroyed,
+	// Purged the records that nobody can read any more for it.
+	Rearchived    int `json:"rearchived"`
+	PurgedClasses int `json:"purged_classes"`
+	Purged        int `json:"purged"`
+	// ObjectsDeleted counts copies of purged segments, each with its manifest, that were
+	// deleted; ObjectsLocked those that are still there, and unreadable.
+	ObjectsDeleted  int     `json:"objects_deleted"`
+	ObjectsLocked   int     `json:"objects_locked"`
 	DurationSeconds float64 `json:"duration_seconds"`
 	// Recovered counts records that an interrupted run had left half way and
 	// this one archived; they are not in Due.
@@ -129,6 +138,13 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 			res.ShreddedClasses++
 		}
 	}
+	archives, err := e.Store.DyingArchives(ctx, now)
+	if err == nil {
+		err = e.planPurge(ctx, &res, archives, holds)
+	}
+	if err != nil {
+		return res, err
+	}
 	res.Policies = []PolicyResult{{Policy: e.Policy.Name, Action: "archive", Processed: res.Archived, Held: res.Held}}
 	// Hashed without its duration, so that the same plan has the same hash.
 	err = e.Store.Append(ctx, e.leaf(start, ActionDryRun, "", "", map[string]any{
@@ -177,7 +193,7 @@ type sweep struct {
 }
 
 // Sweep runs every stage once: preflight, recovery of what an earlier run left,
-// archive with read-back, soft-delete, reseal, shred. It stops at the first
+// archive with read-back, soft-delete, reseal, shred, purge. It stops at the first
 // fault of a Store, Vault or KeyStore; the next sweep goes on from there,
 // through the same functions. A record that cannot be read is counted in
 // Failed, left as it is, and passed over.
@@ -256,7 +272,7 @@ func (s *sweep) arithmetic() string {
 // stage before did, so a run that was cut off anywhere is gone on with by
 // running them again.
 func (s *sweep) stages(ctx context.Context) error {
-	for _, stage := range []func(context.Context) error{s.endHolds, s.loadHolds, s.recover, s.archive, s.reseal, s.shred, s.drop, s.legalHolds} {
+	for _, stage := range []func(context.Context) error{s.endHolds, s.loadHolds, s.recover, s.archive, s.reseal, s.shred, s.drop, s.purge, s.legalHolds, s.deleteObjects} {
 		if err := stage(ctx); err != nil {
 			return err
 		}
@@ -360,10 +376,7 @@ func (s *sweep) fail(r *Row, err error) {
 	}
 }
 
-// shred destroys the keys of classes that are over and empty. Condemn commits
-// the intent; Execute looks again, from base rows, and is the point of no
-// return; then the keys go, in one call, and are seen to be gone. A class that
-// an earlier run left condemned or executing takes the same way.
+// shred destroys the keys of hot and deferral classes that are over and empty.
 func (s *sweep) shred(ctx context.Context) error {
 	dying, err := s.Store.DyingClasses(ctx, s.now)
 	if err != nil || len(dying) == 0 {
@@ -380,50 +393,60 @@ func (s *sweep) shred(ctx context.Context) error {
 			spared[r.Class] = true
 		}
 	}
-	var ids []string
-	for _, c := range dying {
-		if !spared[c.ID] {
-			ids = append(ids, c.ID)
-		}
+	n, err := s.destroy(ctx, slices.DeleteFunc(dying, func(c Class) bool { return spared[c.ID] }))
+	s.res.ShreddedClasses += n
+	return err
+}
+
+// destroy destroys class keys that nothing depends on. Condemn commits
+// the intent; Execute looks again, from base rows, and is the point of no
+// return; then the keys go, in one call, and are seen to be gone. A class that
+// an earlier run left condemned or executing takes the same way.
+func (s *sweep) destroy(ctx context.Context, dying []Class) (int, error) {
+	if len(dying) == 0 {
+		return 0, nil
+	}
+	ids := make([]string, len(dying))
+	for i, c := range dying {
+		ids[i] = c.ID
 	}
 	body := map[string]any{"policy_hash": s.Policy.Hash(), "now": cte.FormatTime(s.now)}
 	condemned, err := s.Store.Condemn(ctx, s.lease, s.now, ids, s.leaf(s.Now(), ActionShredIntent, s.lease.RunID, "", body))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	left := slices.ContainsFunc(dying, func(c Class) bool { return c.State != Open && !spared[c.ID] })
+	left := slices.ContainsFunc(dying, func(c Class) bool { return c.State != Open })
 	if len(condemned) == 0 && !left {
-		return nil
+		return 0, nil
 	}
 	// The intent is under lock before anything is destroyed, and with it all that
-	// speaks for it: one checkpoint for all classes of a run.
+	// speaks for it: one checkpoint for all classes of a stage.
 	if err := s.publishBefore(ctx, "destroying keys"); err != nil {
-		return err
+		return 0, err
 	}
 	evidence, err := s.Store.Execute(ctx, s.lease, s.now, ids, s.leaf(s.Now(), ActionShredExecuting, s.lease.RunID, "", body))
 	if err != nil || len(evidence) == 0 {
-		return err
+		return 0, err
 	}
 	permit, err := shred.Authorize(evidence)
 	if err != nil {
-		return fmt.Errorf("couldn't shred: %w", err)
+		return 0, fmt.Errorf("couldn't shred: %w", err)
 	}
 	s.keys.forget(permit.Classes())
 	gone, err := shred.Destroy(ctx, s.Keys, permit, s.rand())
 	if err != nil {
-		return fmt.Errorf("couldn't destroy %d class keys: %w", len(evidence), err)
+		return 0, fmt.Errorf("couldn't destroy %d class keys: %w", len(evidence), err)
 	}
 	if gone.PendingUntil.After(s.now) {
 		s.Log.Info().Time("pending_until", gone.PendingUntil).Msg("the key store destroys the keys later; the classes stay executing until then")
-		return nil
+		return 0, nil
 	}
 	at := s.Now()
 	receipt := map[string]any{"classes": permit.Classes(), "epoch": gone.Epoch, "policy_hash": s.Policy.Hash()}
 	if err := s.Store.Destroyed(ctx, s.lease, permit.Classes(), at, gone.Epoch, s.leaf(at, ActionShredded, s.lease.RunID, "", receipt)); err != nil {
-		return err
+		return 0, err
 	}
-	s.res.ShreddedClasses += len(evidence)
-	return nil
+	return len(evidence), nil
 }
 
 // drop deletes ciphertext that nobody can read any more.

@@ -12,8 +12,9 @@ type Evidence struct {
 	Class      string
 	ClosesAt   time.Time // from here on no record can join the class
 	Now        time.Time
-	DEKs       int   // wrapped DEKs of the class that are left
-	Unverified int   // members without a verified copy elsewhere
+	DEKs       int   // wrapped DEKs, or records, that are left and need the class
+	Unverified int   // members without a verified copy elsewhere, where they are to have one
+	Early      int   // members that are to be kept for longer
 	IntentLeaf int64 // the committed audit entry that announces the destruction, > 0
 }
 
@@ -38,8 +39,8 @@ func (e *NotPermitted) Error() string {
 // Authorize is the last of the independent checks before keys are destroyed: it trusts
 // the plan with nothing and looks at the evidence alone. It refuses all, with a
 // *NotPermitted for the first class that fails, unless each class is closed, has no DEK
-// left, has a verified copy of every member elsewhere, and its destruction is announced
-// in the audit log.
+// left, has a verified copy of every member elsewhere, no member that is to be kept for
+// longer, and its destruction is announced in the audit log.
 func Authorize(ev []Evidence) (Permit, error) {
 	if len(ev) == 0 {
 		return Permit{}, &NotPermitted{Reason: "there is no evidence"}
@@ -73,6 +74,8 @@ func (e Evidence) objection() string {
 		return fmt.Sprintf("%d records still depend on it", e.DEKs)
 	case e.Unverified != 0:
 		return fmt.Sprintf("%d of its records have no verified copy elsewhere", e.Unverified)
+	case e.Early != 0:
+		return fmt.Sprintf("%d of its records are to be kept for longer", e.Early)
 	case e.IntentLeaf <= 0:
 		return "its destruction is not announced in the audit log"
 	}

@@ -129,7 +129,7 @@ func keyringStatus(ctx context.Context, e *lifecycle.Engine) (shredStatus, error
 		switch {
 		case c.State == lifecycle.Destroyed && !live && sound:
 			s.Shredded = shreddedEverywhere
-		case c.Period.Kind != lifecycle.ArchiveClass && c.DEKs == 0 && c.Members > 0, c.State == lifecycle.Destroyed:
+		case !c.Period.Kind.OfSegments() && c.DEKs == 0 && c.Members > 0, c.State == lifecycle.Destroyed:
 			s.Shredded = shreddedLive
 		}
 		res.Classes = append(res.Classes, s)

@@ -23,12 +23,16 @@ func newSweep(a *app) *cobra.Command {
 	var f sweepFlags
 	cmd := &cobra.Command{
 		Use:   "sweep [--dry-run [--as-of TIME]] [--max-duration D] [--accept-clock]",
-		Short: "Archive what is due, and shred its hot copies",
+		Short: "Archive what is due, shred its hot copies, purge what is over",
 		Long: `Move every record that is past the cutoff and not held into the archive: seal it
 into segments, put them into every vault, read them back and compare, and only
 then drop the hot copies' keys. Then destroy the class keys that nothing depends
 on any more. Held records stay; legal holds in the vaults are brought in line
 with the holds.
+
+Last come the archived copies whose month is over: what is held is archived
+anew, the keys of the rest are destroyed, so that nobody can read it, and its
+objects are deleted once their locks have ended.
 
 On PostgreSQL --dry-run needs only the role lotkeeper_auditor; --accept-clock
 needs lotkeeper_admin too.
@@ -111,14 +115,15 @@ func planTable(s *screen, r lifecycle.SweepResult) {
 		if r.ShreddedClasses > 0 {
 			s.printf("%s would be looked at and, if nothing depends on it, shredded\n", plural(r.ShreddedClasses, "class key"))
 		}
+		s.fields("", purging(r)...)
 		return
 	}
-	s.fields("",
+	s.fields("", append([]string{
 		"cutoff", r.Cutoff,
 		"due", fmt.Sprint(r.Due),
 		"to archive", fmt.Sprintf("%d, in %s", r.Archived, plural(r.Segments, "segment")),
 		"held", fmt.Sprintf("%d, of which %d to reseal", r.Held, r.Resealed),
-		"classes over", fmt.Sprintf("%d, to shred if nothing depends on them", r.ShreddedClasses))
+		"classes over", fmt.Sprintf("%d, to shred if nothing depends on them", r.ShreddedClasses)}, purging(r)...)...)
 	if len(r.Kept) > 0 {
 		s.printf("\nDue, and staying:\n")
 		table(s, r.Kept[:min(len(r.Kept), maxKeptRows)],
@@ -140,10 +145,10 @@ func nothing(s *screen, r lifecycle.SweepResult) {
 }
 
 func sweepTable(s *screen, r lifecycle.SweepResult) {
-	if r.Due == r.Held && r.Recovered == 0 && r.ShreddedClasses == 0 && r.Resealed == 0 {
+	if r.Due == r.Held && r.Recovered == 0 && r.ShreddedClasses == 0 && r.Resealed == 0 && r.PurgedClasses+r.Purged+r.Rearchived == 0 {
 		// There was nothing to do, and it says so.
 		nothing(s, r)
-		s.fields("", append([]string{"run", r.RunID}, legalHolds(r)...)...)
+		s.fields("", append([]string{"run", r.RunID}, append(purging(r), legalHolds(r)...)...)...)
 		return
 	}
 	pairs := []string{
@@ -155,7 +160,6 @@ func sweepTable(s *screen, r lifecycle.SweepResult) {
 		"resealed", fmt.Sprint(r.Resealed),
 		"failed", fmt.Sprint(r.Failed),
 		"shredded", plural(r.ShreddedClasses, "class key"),
-		"purged", fmt.Sprint(r.Purged),
 		"duration", fmt.Sprintf("%.1f s", r.DurationSeconds),
 	}
 	if r.Recovered > 0 {
@@ -164,7 +168,27 @@ func sweepTable(s *screen, r lifecycle.SweepResult) {
 	if r.StoppedEarly {
 		pairs = append(pairs, "stopped", "early, as --max-duration asked; the next sweep goes on")
 	}
-	s.fields("", append(pairs, legalHolds(r)...)...)
+	s.fields("", append(append(pairs, purging(r)...), legalHolds(r)...)...)
+}
+
+// purging are the lines about the end of archived copies, if there was something to do.
+func purging(r lifecycle.SweepResult) (pairs []string) {
+	for _, l := range []struct {
+		name string
+		n    int
+		what string
+	}{
+		{"archived anew", r.Rearchived, "held, and their archive class is over"},
+		{"purged", r.Purged, "can be read by nobody any more"},
+		{"archive classes", r.PurgedClasses, "over"},
+		{"objects deleted", r.ObjectsDeleted, "each with its manifest"},
+		{"objects locked", r.ObjectsLocked, "still there, and unreadable"},
+	} {
+		if l.n > 0 {
+			pairs = append(pairs, l.name, fmt.Sprintf("%d, %s", l.n, l.what))
+		}
+	}
+	return pairs
 }
 
 // legalHolds are the lines about legal holds, if there was something to do.

@@ -24,9 +24,9 @@ func recordsOf(columns string) string {
 func (s *Store) Existing(ctx context.Context, ids []string) (map[string]lifecycle.Existing, error) {
 	out := map[string]lifecycle.Existing{}
 	err := each(ctx, s.pool, func(c *columns) {
-		out[c.text()] = lifecycle.Existing{State: lifecycle.State(c.text()), ArchiveClass: c.text(), Content: c.sum()}
+		out[c.text()] = lifecycle.Existing{State: lifecycle.State(c.text()), ContentClass: c.text(), Content: c.sum()}
 	}, `SELECT r.record_id, r.state, c.class_id, r.content
-		FROM `+recordsOf(`record_id, state, archive_class_no, content`)+` JOIN lotkeeper.classes c ON c.class_no = r.archive_class_no`, ids)
+		FROM `+recordsOf(`record_id, state, archive_class_no, content_class_no, content`)+` JOIN lotkeeper.classes c ON c.class_no = coalesce(r.content_class_no, r.archive_class_no)`, ids)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't look up %d record ids: %w", len(ids), err)
 	}

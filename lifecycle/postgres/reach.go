@@ -129,7 +129,7 @@ func bounded[T any](ctx context.Context, s *Store, scan func(*columns) T, sql st
 func (s *Store) Coverage(ctx context.Context, r lifecycle.Reach) (lifecycle.Coverage, error) {
 	out, err := reached(ctx, s, r, func(c *columns) lifecycle.Coverage {
 		return lifecycle.Coverage{Covered: c.int(), Archived: c.int(), TooLate: c.int()}
-	}, `SELECT count(*) FILTER (WHERE r.state <> 'purged'), count(*) FILTER (WHERE r.state = 'archived'), count(*) FILTER (WHERE r.state = 'purged') FROM %s`)
+	}, `SELECT count(*) FILTER (WHERE NOT `+gone+`), count(*) FILTER (WHERE r.state = 'archived' AND NOT `+gone+`), count(*) FILTER (WHERE `+gone+`) FROM %s`)
 	if err != nil {
 		return lifecycle.Coverage{}, fmt.Errorf("couldn't count what is covered: %w", err)
 	}
@@ -146,14 +146,14 @@ func (s *Store) Detail(ctx context.Context, r lifecycle.Reach, limit int) (lifec
 	if d.Lots, err = reached(ctx, s, r, func(c *columns) lifecycle.LotCount {
 		d.AllLots = int(c.int())
 		return lifecycle.LotCount{TLC: c.text(), TLCSource: c.text(), Records: c.int()}
-	}, `SELECT count(*) OVER (), r.tlc, r.tlc_source, count(*) FROM %s WHERE r.state <> 'purged' AND r.tlc <> ''
+	}, `SELECT count(*) OVER (), r.tlc, r.tlc_source, count(*) FROM %s WHERE NOT `+gone+` AND r.tlc <> ''
 		GROUP BY r.tlc, r.tlc_source ORDER BY count(*) DESC, r.tlc, r.tlc_source LIMIT `+most); err != nil {
 		return d, fmt.Errorf("couldn't list the lots that are covered: %w", err)
 	}
 	if d.Locations, err = reached(ctx, s, r, func(c *columns) lifecycle.LocationCount {
 		d.AllLocations = int(c.int())
 		return lifecycle.LocationCount{Location: c.text(), Records: c.int()}
-	}, `SELECT count(*) OVER (), r.location, count(*) FROM %s WHERE r.state <> 'purged' AND r.location <> ''
+	}, `SELECT count(*) OVER (), r.location, count(*) FROM %s WHERE NOT `+gone+` AND r.location <> ''
 		GROUP BY r.location ORDER BY count(*) DESC, r.location LIMIT `+most); err != nil {
 		return d, fmt.Errorf("couldn't list the locations that are covered: %w", err)
 	}
@@ -165,7 +165,7 @@ func (s *Store) TooLate(ctx context.Context, r lifecycle.Reach) ([]lifecycle.Lat
 		return lifecycle.Late{Class: c.text(), DestroyedAt: c.maybeTime(), Receipt: c.int(), Records: c.int()}
 	}, `SELECT c.class_id, c.destroyed_at, coalesce((SELECT max(l.leaf_id) FROM lotkeeper.leaves l
 			WHERE l.action = '`+lifecycle.ActionShredded+`' AND l.body::jsonb -> 'classes' ? c.class_id), 0), n.records
-		FROM (SELECT r.archive_class_no, count(*) records FROM %s WHERE r.state = 'purged' GROUP BY 1) n
+		FROM (SELECT r.archive_class_no, count(*) records FROM %s WHERE `+gone+` GROUP BY 1) n
 		JOIN lotkeeper.classes c ON c.class_no = n.archive_class_no ORDER BY c.class_id`)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't list the records that are gone: %w", err)
@@ -220,8 +220,8 @@ func scanHeldCopy(c *columns) lifecycle.HeldCopy {
 
 func (s *Store) HeldCopies(ctx context.Context, r lifecycle.Reach) ([]lifecycle.HeldCopy, error) {
 	out, err := reached(ctx, s, r, scanHeldCopy, `SELECT `+heldCopyColumns+`
-		FROM (SELECT DISTINCT r.segment_no FROM %s WHERE r.state = 'archived') of
-		JOIN lotkeeper.segments g ON g.segment_no = of.segment_no AND g.state IN ('verified', 'settled')
+		FROM (SELECT DISTINCT r.segment_no FROM %s WHERE r.state = 'archived' AND NOT `+gone+`) of
+		JOIN lotkeeper.segments g ON g.segment_no = of.segment_no AND `+live+`
 		JOIN lotkeeper.segment_copies k ON k.segment_no = g.segment_no
 		LEFT JOIN lotkeeper.legal_holds lh ON lh.segment_no = k.segment_no AND lh.vault = k.vault ORDER BY g.segment_id, k.vault`)
 	if err != nil {
@@ -299,7 +299,7 @@ func heldIn(q lifecycle.Query, p *params) string {
 	case q.State == lifecycle.Held && seqs == "":
 		return `false`
 	case q.State == lifecycle.Held:
-		return `r.state <> 'purged' AND EXISTS (SELECT FROM (` + seqs + `) hit WHERE hit.seq = r.seq)`
+		return `NOT ` + gone + ` AND EXISTS (SELECT FROM (` + seqs + `) hit WHERE hit.seq = r.seq)`
 	case seqs == "":
 		return `true`
 	}

@@ -329,7 +329,9 @@ func (s *Store) Sealed(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecyc
 	}
 }
 
-const segmentColumns = `g.segment_no, g.segment_id, c.class_id, g.state, g.run_id, g.records, g.object_key, g.object_size, g.object_sha256, g.plaintext_sha256,
+const segmentState = `CASE g.purge_leaf WHEN 0 THEN g.state ELSE 'purged' END`
+
+const segmentColumns = `g.segment_no, g.segment_id, c.class_id, ` + segmentState + `, g.run_id, g.records, g.object_key, g.object_size, g.object_sha256, g.plaintext_sha256,
 	g.merkle_root, g.manifest_key, g.manifest_size, g.manifest_sha256, g.retain_until, g.created_at`
 
 func (s *Store) segments(ctx context.Context, cond string, args ...any) ([]lifecycle.Segment, error) {
@@ -352,8 +354,8 @@ func (s *Store) segments(ctx context.Context, cond string, args ...any) ([]lifec
 		}
 		return each(ctx, tx, func(c *columns) {
 			g := &out[index[c.int()]]
-			g.Copies = append(g.Copies, lifecycle.Copy{Vault: c.text(), ObjectVersion: c.text(), ManifestVersion: c.text(), RetainUntil: c.time(), VerifiedAt: c.time()})
-		}, `SELECT p.segment_no, p.vault, p.object_version, p.manifest_version, p.retain_until, p.verified_at
+			g.Copies = append(g.Copies, lifecycle.Copy{Vault: c.text(), ObjectVersion: c.text(), ManifestVersion: c.text(), RetainUntil: c.time(), VerifiedAt: c.time(), DeletedAt: c.maybeTime()})
+		}, `SELECT p.segment_no, p.vault, p.object_version, p.manifest_version, p.retain_until, p.verified_at, p.deleted_at
 			FROM lotkeeper.segment_copies p JOIN lotkeeper.segments g USING (segment_no) WHERE `+cond+` ORDER BY p.segment_no, p.vault`, args...)
 	})
 	if err != nil {
@@ -381,7 +383,7 @@ func (s *Store) Segments(ctx context.Context, states ...lifecycle.SegmentState) 
 	for i, st := range states {
 		list[i] = string(st)
 	}
-	return s.segments(ctx, `g.state = ANY($1)`, list)
+	return s.segments(ctx, segmentState+` = ANY($1)`, list)
 }
 
 func (s *Store) Classes(ctx context.Context, counted bool) ([]lifecycle.Class, error) {
@@ -462,7 +464,8 @@ func (s *Store) Leaves(ctx context.Context, q lifecycle.LeafQuery) ([]lifecycle.
 
 func (s *Store) RecordLeaves(ctx context.Context, seq int64) ([]lifecycle.Leaf, error) {
 	return s.leaves(ctx, `l.leaf_id IN (SELECT ingest_leaf FROM lotkeeper.records WHERE seq = $1 UNION SELECT archive_leaf FROM lotkeeper.records WHERE seq = $1
-		UNION SELECT leaf_id FROM lotkeeper.reseals WHERE seq = $1) ORDER BY l.leaf_id`, seq)
+		UNION SELECT purge_leaf FROM lotkeeper.records WHERE seq = $1 UNION SELECT leaf_id FROM lotkeeper.reseals WHERE seq = $1
+		UNION SELECT leaf_id FROM lotkeeper.rearchivals WHERE seq = $1) ORDER BY l.leaf_id`, seq)
 }
 
 func (s *Store) Counts(ctx context.Context) (map[lifecycle.State]int64, error) {

@@ -167,6 +167,28 @@ func dying(state lifecycle.ClassState) func(context.Context, *played) error {
 	}
 }
 
+// archiveDestroyed destroys the archive class, with all that is in it.
+func archiveDestroyed(ctx context.Context, s *played) error {
+	err := sweeping(ctx, s)
+	if err == nil {
+		err = s.AbandonSegment(ctx, s.lease, "seg-staged", told(lifecycle.ActionAbandoned))
+	}
+	if err == nil {
+		err = some(s.SoftDelete(ctx, s.lease, "seg-new", storetest.Start, []lifecycle.Member{{RecordID: "hot"}}, told(lifecycle.ActionArchived)))
+	}
+	ids := []string{dueArchive.ID(1)}
+	if err == nil {
+		_, err = s.Condemn(ctx, s.lease, storetest.Start, ids, told(lifecycle.ActionShredIntent))
+	}
+	if err == nil {
+		_, err = s.Execute(ctx, s.lease, storetest.Start, ids, told(lifecycle.ActionShredExecuting))
+	}
+	if err == nil {
+		err = s.Destroyed(ctx, s.lease, ids, storetest.Start, 2, told(lifecycle.ActionShredded))
+	}
+	return err
+}
+
 func legal(to ...lifecycle.LegalState) func(context.Context, *played) error {
 	return func(ctx context.Context, s *played) error {
 		for _, vault := range []string{"main", "cold"} {
@@ -325,6 +347,30 @@ var operations = []operation{
 		return err
 	}, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {
 		return some(s.DropCiphertext(ctx, l, 10, told(lifecycle.ActionDropped)))
+	}},
+	{name: "DyingArchives", may: roles, do: func(ctx context.Context, s *postgres.Store, _ lifecycle.Lease, _ string) error {
+		return errors.Join(just(s.DyingArchives(ctx, storetest.Start)), just(s.Undeleted(ctx)))
+	}},
+	{name: "MoveArchiveClass", may: []string{sweeper}, first: func(ctx context.Context, s *played) error {
+		return errors.Join(sweeping(ctx, s), s.OpenClasses(ctx, classes(2, dueArchive), 2, told(lifecycle.ActionClassOpened)))
+	}, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {
+		return some(s.MoveArchiveClass(ctx, l, dueArchive.ID(1), dueArchive.ID(2), 1, told(lifecycle.ActionClassMoved)))
+	}},
+	{name: "Rearchive", may: []string{sweeper}, first: sweeping, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {
+		return some(s.Rearchive(ctx, l, "seg-old", "seg-new", []lifecycle.Member{{RecordID: "gone"}}, told(lifecycle.ActionRearchived)))
+	}},
+	{name: "Purge", may: []string{sweeper}, first: archiveDestroyed, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {
+		n, _, err := s.Purge(ctx, l, "seg-old", 10, told(lifecycle.ActionPurged))
+		return some(n, err)
+	}},
+	{name: "CopyDeleted", may: []string{sweeper}, first: func(ctx context.Context, s *played) error {
+		err := archiveDestroyed(ctx, s)
+		if err == nil {
+			_, _, err = s.Purge(ctx, s.lease, "seg-old", 10, told(lifecycle.ActionPurged))
+		}
+		return err
+	}, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {
+		return s.CopyDeleted(ctx, l, "seg-old", "main", told(lifecycle.ActionObjectsDeleted))
 	}},
 	{name: "AcceptClock", may: []string{admin}, do: func(ctx context.Context, s *postgres.Store, _ lifecycle.Lease, _ string) error {
 		return s.AcceptClock(ctx, told(lifecycle.ActionClockAccepted))
@@ -728,6 +774,7 @@ var tells = map[string][]string{
 	lifecycle.ActionLegalHoldSet: {sweeper, recall}, lifecycle.ActionLegalHoldOff: {sweeper, recall}, lifecycle.ActionLegalHoldGone: {sweeper, recall},
 	lifecycle.ActionStaged: {sweeper}, lifecycle.ActionVerified: {sweeper}, lifecycle.ActionAbandoned: {sweeper}, lifecycle.ActionArchived: {sweeper}, lifecycle.ActionSettled: {sweeper},
 	lifecycle.ActionResealed: {sweeper}, lifecycle.ActionShredExecuting: {sweeper}, lifecycle.ActionShredded: {sweeper}, lifecycle.ActionDropped: {sweeper}, lifecycle.ActionReceipt: {auditor},
+	lifecycle.ActionClassMoved: {sweeper}, lifecycle.ActionRearchived: {sweeper}, lifecycle.ActionPurged: {sweeper}, lifecycle.ActionObjectsDeleted: {sweeper},
 	lifecycle.ActionShredIntent: {sweeper}, lifecycle.ActionVaultCopied: {sweeper}, lifecycle.ActionVaultActive: {sweeper},
 	lifecycle.ActionIdentityShown: {export}, lifecycle.ActionExportBegun: {export}, lifecycle.ActionExported: {export}, lifecycle.ActionUnmasked: {export}, lifecycle.ActionExportLimit: {export},
 	lifecycle.ActionRecovered: {}, // the owner alone

@@ -154,10 +154,12 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 	for i := range members {
 		ids[i], sums[i] = members[i].RecordID, members[i].Checksum[:]
 	}
+	type place struct{ no, class int64 }
 	n := 0
 	softDelete := func(ctx context.Context, tx *txn) error {
 		n = 0
-		segmentNo, err := one(ctx, tx, (*columns).int, `SELECT segment_no FROM lotkeeper.segments WHERE segment_id = $1 AND state = 'verified'`, segment)
+		g, err := one(ctx, tx, func(c *columns) place { return place{c.int(), c.int()} },
+			`SELECT segment_no, class_no FROM lotkeeper.segments WHERE segment_id = $1 AND state = 'verified' AND purge_leaf = 0`, segment)
 		if errors.Is(err, pgx.ErrNoRows) {
 			err = lifecycle.ErrMoved
 		}
@@ -175,7 +177,7 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		if err := each(ctx, tx, func(c *columns) { seqs, archived = append(seqs, c.int()), append(archived, c.sum()) },
 			`SELECT r.seq, r.checksum FROM unnest($1::text[], $2::bytea[]) m(record_id, checksum),
 			LATERAL (SELECT * FROM lotkeeper.records r WHERE r.record_id = m.record_id OFFSET 0) r
-			WHERE r.state = 'active' AND r.due_at <= $3 AND r.checksum = m.checksum AND `+notHeld+` ORDER BY r.due_at, r.seq`, ids, sums, stamp(now)); err != nil || len(seqs) == 0 {
+			WHERE r.state = 'active' AND r.due_at <= $3 AND r.archive_class_no = $4 AND r.checksum = m.checksum AND `+notHeld+` ORDER BY r.due_at, r.seq`, ids, sums, stamp(now), g.class); err != nil || len(seqs) == 0 {
 			return err
 		}
 		var kept []string
@@ -188,7 +190,7 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		if err != nil {
 			return err
 		}
-		if err := tx.markArchived(ctx, segmentNo, leafID, seqs); err != nil {
+		if err := tx.markArchived(ctx, g.no, leafID, seqs); err != nil {
 			return err
 		}
 		if err := exactly(len(seqs))(tx.exec(ctx, `DELETE FROM lotkeeper.deks WHERE seq = ANY($1)`, seqs)); err != nil {
@@ -215,8 +217,12 @@ func (tx *txn) markArchived(ctx context.Context, segmentNo, leafID int64, seqs [
 }
 
 func (s *Store) DyingClasses(ctx context.Context, now time.Time) ([]lifecycle.Class, error) {
+	return s.dying(ctx, `c.kind IN ('hot', 'deferral')`, now)
+}
+
+func (s *Store) dying(ctx context.Context, kinds string, now time.Time) ([]lifecycle.Class, error) {
 	out, err := all(ctx, s.pool, scanClass, `SELECT `+classColumns+` FROM lotkeeper.classes c
-		WHERE c.kind IN ('hot', 'deferral') AND c.closes_at <= $1 AND c.state <> 'destroyed' ORDER BY c.closes_at, c.class_no`, stamp(now))
+		WHERE `+kinds+` AND c.closes_at <= $1 AND c.state <> 'destroyed' ORDER BY c.closes_at, c.class_no`, stamp(now))
 	if err != nil {
 		return nil, fmt.Errorf("couldn't look for classes that are over: %w", err)
 	}
@@ -276,13 +282,20 @@ func (s *Store) Reseal(ctx context.Context, l lifecycle.Lease, from, to string, 
 	return n, nil
 }
 
+// unneeded is true for a class c under whose key no DEK is wrapped, and which no active
+// record is of, or is to be archived in.
+const unneeded = `NOT EXISTS (SELECT FROM lotkeeper.deks d WHERE d.class_no = c.class_no)
+	AND NOT EXISTS (SELECT FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf = 0)
+	AND NOT EXISTS (SELECT FROM lotkeeper.records r WHERE r.archive_class_no = c.class_no AND r.archive_leaf = 0)`
+
 func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]string, error) {
 	var ids []string
 	err := s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) (err error) {
 		ids, err = all(ctx, tx, (*columns).text, `SELECT class_id FROM lotkeeper.classes c
-			WHERE class_id = ANY($1) AND kind IN ('hot', 'deferral') AND state = 'open' AND closes_at <= $2
-			  AND NOT EXISTS (SELECT FROM lotkeeper.deks d WHERE d.class_no = c.class_no)
-			  AND NOT EXISTS (SELECT FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf = 0)
+			WHERE class_id = ANY($1) AND state = 'open' AND closes_at <= $2 AND `+unneeded+`
+			  AND NOT EXISTS (SELECT FROM lotkeeper.segments g WHERE g.class_no = c.class_no AND g.state = 'staged')
+			  AND NOT EXISTS (SELECT FROM lotkeeper.segments g JOIN lotkeeper.records r ON r.segment_no = g.segment_no
+			      WHERE g.class_no = c.class_no AND r.state = 'archived' AND r.purge_not_before > $2)
 			ORDER BY class_no`, classes, stamp(now))
 		if err != nil || len(ids) == 0 {
 			return err
@@ -358,19 +371,20 @@ func newestHolds(ctx context.Context, q querier) (holdsMark, error) {
 		`SELECT (SELECT coalesce(max(scope_no), 0) FROM lotkeeper.hold_scopes), (SELECT coalesce(max(lot_no), 0) FROM lotkeeper.hold_lots)`)
 }
 
-// pin marks those of the classes that have a member under an open hold, by scopes and
-// lots that are newer than the mark. It goes from the holds to the records, by their
+// pin marks those of the classes that have a member under an open hold, one whose hot
+// copy was in it or whose archived one is, by scopes and lots that are newer than the mark. It goes from the holds to the records, by their
 // indexes; only scopes that name neither a record nor a lot are compared with each
 // member, until the first that one covers.
 func pin(ctx context.Context, q querier, classes []string, since holdsMark, pinned map[string]bool) error {
-	const member = ` JOIN lotkeeper.classes c ON c.class_no = r.class_no AND c.class_id = ANY($1) WHERE r.state <> 'purged' AND `
+	const member = ` JOIN lotkeeper.classes c ON c.class_no IN (r.class_no, r.archive_class_no) AND c.class_id = ANY($1) WHERE r.state <> 'purged' AND `
 	err := each(ctx, q, func(c *columns) { pinned[c.text()] = true }, `
 		SELECT c.class_id FROM lotkeeper.hold_scopes s`+ofOpenHold+`JOIN lotkeeper.records r ON r.record_id = s.record_id`+member+`s.scope_no > $2 AND `+conditions+`
 		UNION SELECT c.class_id FROM lotkeeper.hold_scopes s`+ofOpenHold+`JOIN lotkeeper.records r ON r.tlc = s.tlc AND s.record_id IS NULL`+member+`s.scope_no > $2 AND `+conditions+`
 		UNION SELECT c.class_id FROM lotkeeper.hold_lots l JOIN lotkeeper.hold_scopes s ON s.scope_no = l.scope_no`+ofOpenHold+`
 			JOIN lotkeeper.records r ON r.tlc = l.tlc AND (l.tlc_source = '' OR r.tlc_source = '' OR l.tlc_source = r.tlc_source)`+member+`l.lot_no > $3
 		UNION SELECT c.class_id FROM lotkeeper.hold_scopes s`+ofOpenHold+`, lotkeeper.classes c WHERE s.record_id IS NULL AND s.tlc IS NULL AND s.scope_no > $2 AND c.class_id = ANY($1)
-			AND EXISTS (SELECT FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf <> 0 AND r.state <> 'purged' AND `+conditions+` OFFSET 0)`,
+			AND (EXISTS (SELECT FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf <> 0 AND r.state <> 'purged' AND `+conditions+` OFFSET 0)
+			  OR EXISTS (SELECT FROM lotkeeper.segments g JOIN lotkeeper.records r ON r.segment_no = g.segment_no WHERE g.class_no = c.class_no AND r.state = 'archived' AND `+conditions+` OFFSET 0))`,
 		classes, since.scope, since.lot)
 	if err != nil {
 		return fmt.Errorf("couldn't look for holds on the members of %d classes: %w", len(classes), err)
@@ -382,16 +396,20 @@ func pin(ctx context.Context, q querier, classes []string, since holdsMark, pinn
 // condemned or executing. Unverified are members that do not have their copy
 // elsewhere: one that is active but says this class, and one that is archived in a
 // segment which is not verified. It looks at the records, DEKs at the DEKs: two
-// witnesses.
+// witnesses. An archive class is needed by the active records that are to come into it,
+// and Early are those that are in it before their time.
 func countClasses(ctx context.Context, q querier, now time.Time, classes []string) ([]shred.Evidence, error) {
 	return all(ctx, q, func(c *columns) shred.Evidence {
-		return shred.Evidence{Class: c.text(), ClosesAt: c.time(), Now: now, IntentLeaf: c.int(), DEKs: int(c.int()), Unverified: int(c.int())}
+		return shred.Evidence{Class: c.text(), ClosesAt: c.time(), Now: now, IntentLeaf: c.int(), DEKs: int(c.int()), Unverified: int(c.int()), Early: int(c.int())}
 	}, `SELECT class_id, closes_at, intent_leaf,
-			(SELECT count(*) FROM lotkeeper.deks d WHERE d.class_no = c.class_no),
+			(SELECT count(*) FROM lotkeeper.deks d WHERE d.class_no = c.class_no)
+			+ (SELECT count(*) FROM lotkeeper.records r WHERE r.archive_class_no = c.class_no AND r.archive_leaf = 0),
 			(SELECT count(*) FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf = 0)
 			+ (SELECT count(*) FROM lotkeeper.records r LEFT JOIN lotkeeper.segments g ON g.segment_no = r.segment_no
-			    WHERE r.class_no = c.class_no AND r.archive_leaf <> 0 AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled'))
-		FROM lotkeeper.classes c WHERE class_id = ANY($1) AND state IN ('condemned', 'executing') ORDER BY class_id`, classes)
+			    WHERE r.class_no = c.class_no AND r.archive_leaf <> 0 AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled')),
+			(SELECT count(*) FROM lotkeeper.segments g JOIN lotkeeper.records r ON r.segment_no = g.segment_no
+			  WHERE g.class_no = c.class_no AND r.state = 'archived' AND r.purge_not_before > $2)
+		FROM lotkeeper.classes c WHERE class_id = ANY($1) AND state IN ('condemned', 'executing') ORDER BY class_id`, classes, stamp(now))
 }
 
 // execute moves the classes that nothing speaks against to executing. DEKs and
@@ -400,16 +418,14 @@ func (tx *txn) execute(ctx context.Context, now time.Time, counted []shred.Evide
 	var out []shred.Evidence
 	var ids []string
 	for _, e := range counted {
-		if e.DEKs == 0 && e.Unverified == 0 && !pinned[e.Class] && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
+		if e.DEKs == 0 && e.Unverified == 0 && e.Early == 0 && !pinned[e.Class] && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
 			out, ids = append(out, e), append(ids, e.Class)
 		}
 	}
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	sound, err := one(ctx, tx, (*columns).int, `SELECT count(*) FROM lotkeeper.classes c WHERE class_id = ANY($1) AND state IN ('condemned', 'executing')
-		AND NOT EXISTS (SELECT FROM lotkeeper.deks d WHERE d.class_no = c.class_no)
-		AND NOT EXISTS (SELECT FROM lotkeeper.records r WHERE r.class_no = c.class_no AND r.archive_leaf = 0)`, ids)
+	sound, err := one(ctx, tx, (*columns).int, `SELECT count(*) FROM lotkeeper.classes c WHERE class_id = ANY($1) AND state IN ('condemned', 'executing') AND `+unneeded, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -497,7 +513,7 @@ func (s *Store) dropPayloads(ctx context.Context, l lifecycle.Lease, limit int, 
 				last = c.int()
 				month := c.int()
 				months[month] = append(months[month], last)
-			}, `SELECT seq, month FROM lotkeeper.records WHERE class_no = $1 AND archive_leaf <> 0 AND state = 'archived' AND seq > $2 ORDER BY seq LIMIT $3`, class.no, class.to, limit-n); err != nil {
+			}, `SELECT seq, month FROM lotkeeper.records WHERE class_no = $1 AND archive_leaf <> 0 AND seq > $2 ORDER BY seq LIMIT $3`, class.no, class.to, limit-n); err != nil {
 				return err
 			}
 			if last == 0 {

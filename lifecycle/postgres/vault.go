@@ -11,13 +11,13 @@ import (
 )
 
 // live is true for a segment g that counts.
-const live = `g.state IN ('verified', 'settled')`
+const live = `g.state IN ('verified', 'settled') AND g.purge_leaf = 0`
 
 func (s *Store) Vaults(ctx context.Context) ([]lifecycle.VaultRow, error) {
 	out, err := all(ctx, s.pool, func(c *columns) lifecycle.VaultRow {
 		return lifecycle.VaultRow{Name: c.text(), State: lifecycle.VaultState(c.text()), Since: c.time(), Copies: c.int(), Missing: c.int(), LockedUntil: c.maybeTime()}
 	}, `SELECT v.name, v.state, v.since, count(g.segment_no), (SELECT count(*) FROM lotkeeper.segments g WHERE `+live+`) - count(g.segment_no),
-			coalesce(max(c.retain_until), '')
+			coalesce(max(c.retain_until) FILTER (WHERE c.deleted_at = ''), '')
 		FROM lotkeeper.vaults v LEFT JOIN lotkeeper.segment_copies c ON c.vault = v.name
 			LEFT JOIN lotkeeper.segments g ON g.segment_no = c.segment_no AND `+live+`
 		GROUP BY v.vault_no ORDER BY v.name`)

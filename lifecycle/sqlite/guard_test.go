@@ -56,7 +56,7 @@ func guarded(t testing.TB) *sql.DB {
 	for i := 1; i <= 4; i++ {
 		setup = append(setup, fmt.Sprintf(`INSERT INTO segments (segment_no, segment_id, class_no, run_id, records, object_key, object_size, object_sha256, plaintext_sha256,
 			merkle_root, manifest_key, manifest_size, manifest_sha256, wrapped_identity, retain_until, created_at)
-			VALUES (%d, 'seg-%d', 6, '', 1, '', 1, '', '', '', '', 1, '', '', %[3]s, %[3]s)`, i, i, someTime))
+			VALUES (%[1]d, 'seg-%[1]d', %[2]d, '', 1, '', 1, '', '', '', '', 1, '', '', %[3]s, %[3]s)`, i, []int{6, 6, 5, 6}[i-1], someTime))
 	}
 	setup = append(setup,
 		`UPDATE segments SET state = 'verified' WHERE segment_no IN (2, 3)`,
@@ -64,14 +64,14 @@ func guarded(t testing.TB) *sql.DB {
 		strings.Replace(record(9, "L-9", 1), "'', '', zero", "'FAC', '', zero", 1),
 		`INSERT INTO deks SELECT seq, CASE seq WHEN 6 THEN 1 ELSE class_no END, zeroblob(60) FROM records`,
 		`INSERT INTO payloads SELECT seq, zeroblob(60) FROM records`,
-		`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq IN (2, 3)`,
+		`UPDATE records SET state = 'archived', segment_no = seq WHERE seq IN (2, 3)`,
 		`DELETE FROM deks WHERE seq IN (2, 3)`,
-		`UPDATE records SET state = 'purged' WHERE seq = 3`,
 		`UPDATE segments SET state = 'settled' WHERE segment_no = 3`,
 		`UPDATE segments SET state = 'abandoned' WHERE segment_no = 4`,
 		`UPDATE classes SET state = 'condemned' WHERE class_no IN (3, 4, 5, 8)`,
 		`UPDATE classes SET state = 'executing' WHERE class_no IN (4, 5, 8)`,
 		`UPDATE classes SET state = 'destroyed' WHERE class_no IN (5, 8)`,
+		`UPDATE records SET state = 'purged' WHERE seq = 3`,
 		`INSERT INTO holds (hold_no, hold_id, kind, reference, reason, placed_by, placed_at) VALUES (1, 'h-1', 'recall', '', 'r', 'a', `+someTime+`), (2, 'h-2', 'recall', '', 'r', 'a', `+someTime+`)`,
 		`INSERT INTO hold_scopes (scope_no, hold_no, record_id, trace) VALUES (1, 1, 'r-4', 'both')`,
 		`INSERT INTO hold_traces (scope_no) VALUES (1)`,
@@ -85,7 +85,7 @@ func guarded(t testing.TB) *sql.DB {
 		`INSERT INTO leases VALUES ('sweep', 7)`,
 		`INSERT INTO vaults VALUES (1, 'has-one', 'joining', `+someTime+`), (2, 'has-all', 'joining', `+someTime+`), (3, 'gone', 'joining', `+someTime+`)`,
 		`UPDATE vaults SET state = 'retiring' WHERE vault_no = 3`,
-		`INSERT INTO segment_copies SELECT segment_no, v, v, '', `+someTime+`, `+someTime+` FROM segments, (SELECT 'has-all' AS v UNION SELECT 'has-one') WHERE v = 'has-all' OR segment_no = 2`,
+		`INSERT INTO segment_copies (segment_no, vault, object_version, manifest_version, retain_until, verified_at) SELECT segment_no, v, v, '', `+someTime+`, `+someTime+` FROM segments, (SELECT 'has-all' AS v UNION SELECT 'has-one') WHERE v = 'has-all' OR segment_no = 2`,
 		`INSERT INTO merges VALUES (1, 1, 9)`,
 		`INSERT INTO lineage VALUES (1, 1, 1, 'A', '', 'L-1', 'S')`,
 		`INSERT INTO legal_holds VALUES (2, 'has-one', 'set', `+someTime+`), (2, 'has-all', 'set', `+someTime+`)`,
@@ -126,7 +126,8 @@ func TestRecordMoves(t *testing.T) {
 	seq := map[lifecycle.State]int{lifecycle.Active: 1, lifecycle.Archived: 2, lifecycle.Purged: 3}
 	for from, n := range seq {
 		for _, to := range []lifecycle.State{lifecycle.Active, lifecycle.Archived, lifecycle.Purged, lifecycle.Held, ""} {
-			err := try(t, db, fmt.Sprintf(`UPDATE records SET state = '%s', segment_no = 2 WHERE seq = %d`, to, n))
+			err := try(t, db, `UPDATE classes SET state = 'condemned' WHERE class_no = 6`, `UPDATE classes SET state = 'executing' WHERE class_no = 6`,
+				fmt.Sprintf(`UPDATE records SET state = '%s', segment_no = coalesce(segment_no, 2) WHERE seq = %d`, to, n))
 			if legal := from == to || lifecycle.CheckMove(from, to) == nil; legal != (err == nil) {
 				t.Errorf("from %s to %q: %v, the state machine says %v", from, to, err, legal)
 			}
@@ -348,11 +349,33 @@ func TestGuards(t *testing.T) {
 	refused(`UPDATE leases SET kind = 'ingest'`)
 	accepted(`UPDATE leases SET fence = 8`)
 
+	// Purging: after the class, and the segment after its records; a copy after its segment.
+	const ends = `UPDATE classes SET state = 'condemned' WHERE class_no = 6`
+	const executes = `UPDATE classes SET state = 'executing' WHERE class_no = 6`
+	refused(`UPDATE records SET state = 'purged' WHERE seq = 2`)
+	refused(ends, `UPDATE records SET state = 'purged' WHERE seq = 2`)
+	accepted(ends, executes, `UPDATE records SET state = 'purged' WHERE seq = 2`)
+	refused(ends, executes, `UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`)
+	refused(`UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`)
+	const purges = `UPDATE records SET state = 'purged' WHERE seq = 2`
+	accepted(ends, executes, purges, `UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`)
+	refused(ends, executes, purges, `UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`, `UPDATE segments SET purge_leaf = 2 WHERE segment_no = 2`)
+	refused(`UPDATE segment_copies SET deleted_at = ` + someTime + ` WHERE vault = 'has-one'`)
+	accepted(ends, executes, purges, `UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`, `UPDATE segment_copies SET deleted_at = `+someTime+` WHERE vault = 'has-one'`)
+	refused(ends, executes, purges, `UPDATE segments SET purge_leaf = 1 WHERE segment_no = 2`, `UPDATE segment_copies SET deleted_at = `+someTime+`, object_version = 'x' WHERE vault = 'has-one'`)
+	// Archived anew: with a verified segment of an open class, and into that.
+	refused(`UPDATE records SET segment_no = 3 WHERE seq = 2`)
+	refused(`UPDATE records SET segment_no = 1 WHERE seq = 2`)
+	refused(`UPDATE records SET archive_class_no = 1, content_class_no = 6 WHERE seq = 2`)
+	accepted(`UPDATE records SET archive_class_no = 1, content_class_no = 6 WHERE seq = 1`)
+	refused(`UPDATE records SET archive_class_no = 1 WHERE seq = 1`)
+	refused(`UPDATE records SET archive_class_no = 3, content_class_no = 6 WHERE seq = 1`)
+
 	// Copies: for ever.
 	refused(`DELETE FROM segment_copies`)
 	refused(`UPDATE segment_copies SET retain_until = '' WHERE vault = 'has-one'`)
 	refused(`INSERT OR REPLACE INTO segment_copies SELECT * FROM segment_copies WHERE vault = 'has-one'`)
-	refused(`INSERT OR REPLACE INTO segment_copies SELECT segment_no, 'other', object_version, '', '', '' FROM segment_copies WHERE vault = 'has-one'`)
+	refused(`INSERT OR REPLACE INTO segment_copies SELECT segment_no, 'other', object_version, '', '', '', '' FROM segment_copies WHERE vault = 'has-one'`)
 
 	// Vaults: forward only, and not counting before they have every live segment.
 	refused(`UPDATE vaults SET state = 'active' WHERE vault_no = 1`)

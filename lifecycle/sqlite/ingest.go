@@ -25,7 +25,7 @@ func list[T any](ids []T) string {
 
 func (s *Store) Existing(ctx context.Context, ids []string) (map[string]lifecycle.Existing, error) {
 	rows, err := s.r.QueryContext(ctx, `SELECT r.record_id, r.state, c.class_id, r.content
-		FROM records r JOIN classes c ON c.class_no = r.archive_class_no
+		FROM records r JOIN classes c ON c.class_no = coalesce(r.content_class_no, r.archive_class_no)
 		WHERE r.record_id IN (SELECT value FROM json_each(?))`, list(ids))
 	if err != nil {
 		return nil, fmt.Errorf("couldn't look up %d record ids: %w", len(ids), err)
@@ -35,7 +35,7 @@ func (s *Store) Existing(ctx context.Context, ids []string) (map[string]lifecycl
 	for rows.Next() {
 		var id string
 		var e lifecycle.Existing
-		if err := rows.Scan(&id, &e.State, &e.ArchiveClass, sum(&e.Content)); err != nil {
+		if err := rows.Scan(&id, &e.State, &e.ContentClass, sum(&e.Content)); err != nil {
 			return nil, fmt.Errorf("couldn't read record: %w", err)
 		}
 		out[id] = e

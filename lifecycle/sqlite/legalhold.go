@@ -24,7 +24,7 @@ func (s *Store) legalHolds(ctx context.Context, cond string, args ...any) ([]lif
 
 func (s *Store) HeldCopies(ctx context.Context, r lifecycle.Reach) ([]lifecycle.HeldCopy, error) {
 	query, args := hits(r)
-	return s.legalHolds(ctx, live+` AND g.segment_no IN (SELECT r.segment_no FROM `+ofReach(query)+` WHERE r.state = 'archived')`, args...)
+	return s.legalHolds(ctx, live+` AND g.segment_no IN (SELECT r.segment_no FROM `+ofReach(query)+` WHERE r.state = 'archived' AND NOT `+gone+`)`, args...)
 }
 
 func (s *Store) LegalHolds(ctx context.Context) ([]lifecycle.HeldCopy, error) {

@@ -217,7 +217,9 @@ func (s *Store) leafRows(ctx context.Context, leafID int64, yield func(lifecycle
 	defer tx.Rollback()
 	// By its segment, or by its merge: no index has the leaves. Those that a recovery
 	// has brought back have both.
-	cond, order, args := `r.segment_no = ? AND r.archive_leaf = ?`, `r.due_at, r.seq`, []any{0, leafID}
+	// What was in the segment may have been archived anew since.
+	cond, order, args := `(r.segment_no = ?1 OR r.seq IN (SELECT seq FROM rearchivals WHERE from_segment = ?1))
+		AND (r.archive_leaf = ?2 OR r.purge_leaf = ?2 OR r.seq IN (SELECT seq FROM rearchivals WHERE leaf_id = ?2))`, `r.due_at, r.seq`, []any{0, leafID}
 	err = tx.QueryRowContext(ctx, `SELECT g.segment_no FROM leaves l JOIN segments g ON g.segment_id = l.subject WHERE l.leaf_id = ?`, leafID).Scan(&args[0])
 	if err == sql.ErrNoRows {
 		cond, order, args = `r.seq >= ? AND r.seq < ? AND r.ingest_leaf = ?`, `r.seq`, []any{0, 0, leafID}

@@ -82,7 +82,7 @@ func ofReach(query string) string {
 func (s *Store) Coverage(ctx context.Context, r lifecycle.Reach) (lifecycle.Coverage, error) {
 	var c lifecycle.Coverage
 	query, args := hits(r)
-	err := s.r.QueryRowContext(ctx, `SELECT count(*) FILTER (WHERE r.state <> 'purged'), count(*) FILTER (WHERE r.state = 'archived'), count(*) FILTER (WHERE r.state = 'purged')
+	err := s.r.QueryRowContext(ctx, `SELECT count(*) FILTER (WHERE NOT `+gone+`), count(*) FILTER (WHERE r.state = 'archived' AND NOT `+gone+`), count(*) FILTER (WHERE `+gone+`)
 		FROM `+ofReach(query), args...).Scan(&c.Covered, &c.Archived, &c.TooLate)
 	if err != nil {
 		return c, fmt.Errorf("couldn't count the records of %d scopes and %d lots: %w", len(r.Scopes), len(r.Lots), err)
@@ -103,7 +103,7 @@ func (s *Store) Detail(ctx context.Context, r lifecycle.Reach, most int) (lifecy
 	defer tx.Rollback()
 	args = append(args, limit(most))
 	rows, err := tx.QueryContext(ctx, `SELECT r.tlc, r.tlc_source, count(*) AS n, count(*) OVER () FROM `+ofReach(query)+`
-		WHERE r.state <> 'purged' AND r.tlc <> '' GROUP BY r.tlc, r.tlc_source ORDER BY n DESC, r.tlc, r.tlc_source LIMIT ?`, args...)
+		WHERE NOT `+gone+` AND r.tlc <> '' GROUP BY r.tlc, r.tlc_source ORDER BY n DESC, r.tlc, r.tlc_source LIMIT ?`, args...)
 	if err != nil {
 		return failed(err)
 	}
@@ -114,7 +114,7 @@ func (s *Store) Detail(ctx context.Context, r lifecycle.Reach, most int) (lifecy
 		return failed(err)
 	}
 	if rows, err = tx.QueryContext(ctx, `SELECT r.location, count(*) AS n, count(*) OVER () FROM `+ofReach(query)+`
-		WHERE r.state <> 'purged' AND r.location <> '' GROUP BY r.location ORDER BY n DESC, r.location LIMIT ?`, args...); err != nil {
+		WHERE NOT `+gone+` AND r.location <> '' GROUP BY r.location ORDER BY n DESC, r.location LIMIT ?`, args...); err != nil {
 		return failed(err)
 	}
 	if d.Locations, err = collect(rows, func(rows *sql.Rows) (l lifecycle.LocationCount, err error) {
@@ -129,7 +129,7 @@ func (s *Store) Detail(ctx context.Context, r lifecycle.Reach, most int) (lifecy
 func (s *Store) TooLate(ctx context.Context, r lifecycle.Reach) ([]lifecycle.Late, error) {
 	query, args := hits(r)
 	rows, err := s.r.QueryContext(ctx, `SELECT c.class_id, c.destroyed_at, count(*) FROM `+ofReach(query)+` JOIN classes c ON c.class_no = r.archive_class_no
-		WHERE r.state = 'purged' GROUP BY c.class_no ORDER BY c.destroyed_at, c.class_id`, args...)
+		WHERE `+gone+` GROUP BY c.class_no ORDER BY c.destroyed_at, c.class_id`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't look for records that are gone: %w", err)
 	}

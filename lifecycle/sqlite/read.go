@@ -106,7 +106,7 @@ func where(q lifecycle.Query) (string, []any) {
 	switch q.State {
 	case "":
 	case lifecycle.Held:
-		add(`r.seq IN (`+query+`) AND r.state <> 'purged'`, reach...)
+		add(`r.seq IN (`+query+`) AND NOT `+gone, reach...)
 	default:
 		add(`r.state = ?`, string(q.State))
 	}
@@ -176,7 +176,9 @@ func (s *Store) Sealed(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecyc
 	}
 }
 
-const segmentColumns = `g.segment_no, g.segment_id, c.class_id, g.state, g.run_id, g.records, g.object_key, g.object_size, g.object_sha256, g.plaintext_sha256,
+const segmentState = `CASE g.purge_leaf WHEN 0 THEN g.state ELSE 'purged' END`
+
+const segmentColumns = `g.segment_no, g.segment_id, c.class_id, ` + segmentState + `, g.run_id, g.records, g.object_key, g.object_size, g.object_sha256, g.plaintext_sha256,
 	g.merkle_root, g.manifest_key, g.manifest_size, g.manifest_sha256, g.wrapped_identity, g.retain_until, g.created_at`
 
 func (s *Store) segments(ctx context.Context, cond string, args ...any) ([]lifecycle.Segment, error) {
@@ -197,7 +199,7 @@ func (s *Store) segments(ctx context.Context, cond string, args ...any) ([]lifec
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read segments: %w", err)
 	}
-	copies, err := s.r.QueryContext(ctx, `SELECT segment_no, vault, object_version, manifest_version, retain_until, verified_at FROM segment_copies
+	copies, err := s.r.QueryContext(ctx, `SELECT segment_no, vault, object_version, manifest_version, retain_until, verified_at, deleted_at FROM segment_copies
 		WHERE segment_no IN (SELECT g.segment_no FROM segments g WHERE `+cond+`) ORDER BY segment_no, vault`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read the copies of segments: %w", err)
@@ -206,7 +208,7 @@ func (s *Store) segments(ctx context.Context, cond string, args ...any) ([]lifec
 	for copies.Next() {
 		var no int64
 		var c lifecycle.Copy
-		if err := copies.Scan(&no, &c.Vault, &c.ObjectVersion, &c.ManifestVersion, at(&c.RetainUntil), at(&c.VerifiedAt)); err != nil {
+		if err := copies.Scan(&no, &c.Vault, &c.ObjectVersion, &c.ManifestVersion, at(&c.RetainUntil), at(&c.VerifiedAt), maybeAt(&c.DeletedAt)); err != nil {
 			return nil, fmt.Errorf("couldn't read the copies of segments: %w", err)
 		}
 		if i, ok := byNo[no]; ok {
@@ -231,7 +233,7 @@ func (s *Store) Segments(ctx context.Context, states ...lifecycle.SegmentState) 
 	if len(states) == 0 {
 		return s.segments(ctx, `true`)
 	}
-	return s.segments(ctx, `g.state IN (SELECT value FROM json_each(?))`, list(states))
+	return s.segments(ctx, segmentState+` IN (SELECT value FROM json_each(?))`, list(states))
 }
 
 func (s *Store) Classes(ctx context.Context, counted bool) ([]lifecycle.Class, error) {
@@ -328,7 +330,8 @@ func (s *Store) Leaves(ctx context.Context, q lifecycle.LeafQuery) ([]lifecycle.
 
 func (s *Store) RecordLeaves(ctx context.Context, seq int64) ([]lifecycle.Leaf, error) {
 	return s.leaves(ctx, `l.leaf_id IN (SELECT ingest_leaf FROM records WHERE seq = ?1 UNION SELECT archive_leaf FROM records WHERE seq = ?1
-		UNION SELECT leaf_id FROM reseals WHERE seq = ?1) ORDER BY l.leaf_id`, seq)
+		UNION SELECT purge_leaf FROM records WHERE seq = ?1 UNION SELECT leaf_id FROM reseals WHERE seq = ?1
+		UNION SELECT leaf_id FROM rearchivals WHERE seq = ?1) ORDER BY l.leaf_id`, seq)
 }
 
 func (s *Store) Counts(ctx context.Context) (map[lifecycle.State]int64, error) {

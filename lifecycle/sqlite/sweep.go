@@ -251,8 +251,8 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 	fenced := func(fn func(context.Context, *sql.Tx) error) error { return s.fenced(ctx, l, fn) }
 	err = s.traced(ctx, fenced, func(ctx context.Context, tx *sql.Tx) error {
 		n = 0
-		var segmentNo int64
-		if err := tx.QueryRowContext(ctx, `SELECT segment_no FROM segments WHERE segment_id = ? AND state = 'verified'`, segment).Scan(&segmentNo); err != nil {
+		var segmentNo, classNo int64
+		if err := tx.QueryRowContext(ctx, `SELECT segment_no, class_no FROM segments WHERE segment_id = ? AND state = 'verified' AND purge_leaf = 0`, segment).Scan(&segmentNo, &classNo); err != nil {
 			if err == sql.ErrNoRows {
 				err = lifecycle.ErrMoved
 			}
@@ -260,10 +260,11 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		}
 		// The check, from base rows, in a statement after the lock. What it
 		// lets through is an explicit list of rows: nothing that arrives or is
-		// held meanwhile can slip into the statements below.
+		// held meanwhile can slip into the statements below. The plus keeps the planner
+		// from looking for each record among all of the class.
 		rows, err := tx.QueryContext(ctx, `SELECT r.seq, r.checksum FROM json_each(?) j JOIN records r ON r.record_id = j.value ->> 0
-			WHERE r.state = 'active' AND r.due_at <= ? AND lower(hex(r.checksum)) = j.value ->> 1 AND NOT `+heldRecord+` ORDER BY r.due_at, r.seq`,
-			string(want), stamp(now))
+			WHERE r.state = 'active' AND r.due_at <= ? AND +r.archive_class_no = ? AND lower(hex(r.checksum)) = j.value ->> 1 AND NOT `+heldRecord+` ORDER BY r.due_at, r.seq`,
+			string(want), stamp(now), classNo)
 		if err != nil {
 			return err
 		}
@@ -335,8 +336,12 @@ func exactly(want int) func(sql.Result, error) error {
 }
 
 func (s *Store) DyingClasses(ctx context.Context, now time.Time) ([]lifecycle.Class, error) {
+	return s.dying(ctx, `kind IN ('hot', 'deferral')`, now)
+}
+
+func (s *Store) dying(ctx context.Context, kinds string, now time.Time) ([]lifecycle.Class, error) {
 	rows, err := s.r.QueryContext(ctx, `SELECT `+classColumns+` FROM classes
-		WHERE kind IN ('hot', 'deferral') AND closes_at <= ? AND state <> 'destroyed' ORDER BY closes_at, class_no`, stamp(now))
+		WHERE `+kinds+` AND closes_at <= ? AND state <> 'destroyed' ORDER BY closes_at, class_no`, stamp(now))
 	if err != nil {
 		return nil, fmt.Errorf("couldn't look for classes that are over: %w", err)
 	}
@@ -404,14 +409,22 @@ func (s *Store) Reseal(ctx context.Context, l lifecycle.Lease, from, to string, 
 	return n, nil
 }
 
+// unneeded is true for a class c under whose key no DEK is wrapped, and which no active
+// record is of, or is to be archived in.
+const unneeded = `NOT EXISTS (SELECT 1 FROM deks d WHERE d.class_no = c.class_no)
+	AND NOT EXISTS (SELECT 1 FROM records r WHERE r.class_no = c.class_no AND r.state = 'active')
+	AND NOT EXISTS (SELECT 1 FROM records r WHERE r.archive_class_no = c.class_no AND r.state = 'active')`
+
 func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]string, error) {
 	var ids []string
 	err := s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, `SELECT class_id FROM classes c
-			WHERE class_id IN (SELECT value FROM json_each(?)) AND kind IN ('hot', 'deferral') AND state = 'open' AND closes_at <= ?
-			  AND NOT EXISTS (SELECT 1 FROM deks d WHERE d.class_no = c.class_no)
-			  AND NOT EXISTS (SELECT 1 FROM records r WHERE r.class_no = c.class_no AND r.state = 'active')
-			ORDER BY class_no`, list(classes), stamp(now))
+			WHERE class_id IN (SELECT value FROM json_each(?)) AND state = 'open' AND closes_at <= ?
+			  AND `+unneeded+`
+			  AND NOT EXISTS (SELECT 1 FROM segments g WHERE g.class_no = c.class_no AND g.state = 'staged')
+			  AND NOT EXISTS (SELECT 1 FROM segments g CROSS JOIN records r ON r.segment_no = g.segment_no
+			      WHERE g.class_no = c.class_no AND r.state = 'archived' AND r.purge_not_before > ?)
+			ORDER BY class_no`, list(classes), stamp(now), stamp(now))
 		if err != nil {
 			return err
 		}
@@ -434,31 +447,34 @@ func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, c
 // evidence is what speaks for the destruction of classes, and against it. Unverified
 // counts every member that does not have its copy elsewhere: one that is active but
 // says this class, and one that is archived in a segment which is not verified. It
-// looks at the records, DEKs at the DEKs: two witnesses.
+// looks at the records, DEKs at the DEKs: two witnesses. An archive class is needed by
+// the active records that are to come into it, and Early are those that are in it before
+// their time.
 func evidence(ctx context.Context, q querier, now time.Time, classes []string) ([]shred.Evidence, error) {
 	rows, err := q.QueryContext(ctx, `SELECT class_id, closes_at, intent_leaf,
-			(SELECT count(*) FROM deks d WHERE d.class_no = c.class_no),
+			(SELECT count(*) FROM deks d WHERE d.class_no = c.class_no) + (SELECT count(*) FROM records r WHERE r.archive_class_no = c.class_no AND r.state = 'active'),
 			(SELECT count(*) FROM records r WHERE r.class_no = c.class_no AND r.state = 'active')
 			+ (SELECT count(*) FROM records r LEFT JOIN segments g ON g.segment_no = r.segment_no
-			    WHERE r.class_no = c.class_no AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled'))
-		FROM classes c WHERE class_id IN (SELECT value FROM json_each(?)) AND state IN ('condemned', 'executing') ORDER BY class_no`, list(classes))
+			    WHERE r.class_no = c.class_no AND r.state = 'archived' AND coalesce(g.state, '') NOT IN ('verified', 'settled')),
+			(SELECT count(*) FROM segments g CROSS JOIN records r ON r.segment_no = g.segment_no WHERE g.class_no = c.class_no AND r.state = 'archived' AND r.purge_not_before > ?)
+		FROM classes c WHERE class_id IN (SELECT value FROM json_each(?)) AND state IN ('condemned', 'executing') ORDER BY class_no`, stamp(now), list(classes))
 	if err != nil {
 		return nil, err
 	}
 	return collect(rows, func(rows *sql.Rows) (shred.Evidence, error) {
 		e := shred.Evidence{Now: now}
-		err := rows.Scan(&e.Class, at(&e.ClosesAt), &e.IntentLeaf, &e.DEKs, &e.Unverified)
+		err := rows.Scan(&e.Class, at(&e.ClosesAt), &e.IntentLeaf, &e.DEKs, &e.Unverified, &e.Early)
 		return e, err
 	})
 }
 
-// pin marks those of the classes that have a member under an open hold, by scopes and
-// lots that are newer than the mark. It goes from the holds to the records, by their
+// pin marks those of the classes that have a member under an open hold, one whose hot
+// copy was in it or whose archived one is, by scopes and lots that are newer than the mark. It goes from the holds to the records, by their
 // indexes; only scopes that name neither a record nor a lot are compared with each
 // member, until the first that one covers.
 func pin(ctx context.Context, q querier, classes []string, since holdsMark, pinned map[string]bool) error {
 	const ofOpenHold = ` CROSS JOIN holds h ON h.hold_no = s.hold_no AND h.released_at = '' `
-	const member = ` CROSS JOIN classes c ON c.class_no = r.class_no WHERE r.state <> 'purged' AND c.class_id IN (SELECT value FROM json_each(?1)) AND `
+	const member = ` CROSS JOIN classes c ON c.class_no IN (r.class_no, r.archive_class_no) WHERE r.state <> 'purged' AND c.class_id IN (SELECT value FROM json_each(?1)) AND `
 	rows, err := q.QueryContext(ctx, `
 		SELECT c.class_id FROM hold_scopes s`+ofOpenHold+`CROSS JOIN records r ON r.record_id = s.record_id`+member+`s.scope_no > ?2 AND `+covers+`
 		UNION SELECT c.class_id FROM hold_scopes s`+ofOpenHold+`CROSS JOIN records r ON r.tlc = s.tlc AND s.record_id IS NULL`+member+`s.scope_no > ?2 AND `+covers+`
@@ -466,7 +482,8 @@ func pin(ctx context.Context, q querier, classes []string, since holdsMark, pinn
 			CROSS JOIN records r ON r.tlc = l.tlc AND (l.tlc_source = '' OR r.tlc_source = '' OR l.tlc_source = r.tlc_source)`+member+`l.lot_no > ?3
 		UNION SELECT c.class_id FROM hold_scopes s INDEXED BY hold_scopes_general`+ofOpenHold+`CROSS JOIN classes c
 			WHERE s.record_id IS NULL AND s.tlc IS NULL AND s.scope_no > ?2 AND c.class_id IN (SELECT value FROM json_each(?1))
-			  AND EXISTS (SELECT 1 FROM records r WHERE r.class_no = c.class_no AND r.state <> 'purged' AND `+covers+`)`,
+			  AND (EXISTS (SELECT 1 FROM records r WHERE r.class_no = c.class_no AND r.state <> 'purged' AND `+covers+`)
+			    OR EXISTS (SELECT 1 FROM segments g CROSS JOIN records r ON r.segment_no = g.segment_no WHERE g.class_no = c.class_no AND r.state = 'archived' AND `+covers+`))`,
 		list(classes), since.scope, since.lot)
 	if err != nil {
 		return fmt.Errorf("couldn't look for holds on the members of %d classes: %w", len(classes), err)
@@ -495,14 +512,13 @@ func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, c
 		out = nil
 		var ids []string
 		for _, e := range all {
-			if e.DEKs == 0 && e.Unverified == 0 && !pinned[e.Class] && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
+			if e.DEKs == 0 && e.Unverified == 0 && e.Early == 0 && !pinned[e.Class] && !e.ClosesAt.After(now) && e.IntentLeaf > 0 {
 				ids = append(ids, e.Class)
 			}
 		}
 		rows, err := tx.QueryContext(ctx, `SELECT class_id FROM classes c
 			WHERE class_id IN (SELECT value FROM json_each(?)) AND state IN ('condemned', 'executing')
-			  AND NOT EXISTS (SELECT 1 FROM deks d WHERE d.class_no = c.class_no)
-			  AND NOT EXISTS (SELECT 1 FROM records r WHERE r.class_no = c.class_no AND r.state = 'active')
+			  AND `+unneeded+`
 			ORDER BY class_no`, list(ids))
 		if err != nil {
 			return err
@@ -574,7 +590,7 @@ func (s *Store) DropCiphertext(ctx context.Context, l lifecycle.Lease, limit int
 			// than one call drops, and the gaps it leaves must not be walked
 			// again and again.
 			rows, err := tx.QueryContext(ctx, `SELECT p.seq FROM records r JOIN payloads p ON p.seq = r.seq
-				WHERE r.class_no = ? AND r.state = 'archived' AND r.seq > ? ORDER BY r.seq LIMIT ?`, class, to, limit-n)
+				WHERE r.class_no = ? AND r.state <> 'active' AND r.seq > ? ORDER BY r.seq LIMIT ?`, class, to, limit-n)
 			if err != nil {
 				return err
 			}

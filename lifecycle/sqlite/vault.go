@@ -10,7 +10,7 @@ import (
 )
 
 // live is true for a segment g that counts.
-const live = `g.state IN ('verified', 'settled')`
+const live = `g.state IN ('verified', 'settled') AND g.purge_leaf = 0`
 
 // lacking is true for a live segment g of which the vault named in the
 // parameter has no verified copy.
@@ -18,7 +18,7 @@ const lacking = live + ` AND NOT EXISTS (SELECT 1 FROM segment_copies c WHERE c.
 
 func (s *Store) Vaults(ctx context.Context) ([]lifecycle.VaultRow, error) {
 	rows, err := s.r.QueryContext(ctx, `SELECT v.name, v.state, v.since, count(c.segment_no), (SELECT count(*) FROM segments g WHERE `+live+`) - count(c.segment_no),
-			coalesce((SELECT max(a.retain_until) FROM segment_copies a WHERE a.vault = v.name), '')
+			coalesce((SELECT max(a.retain_until) FROM segment_copies a WHERE a.vault = v.name AND a.deleted_at = ''), '')
 		FROM vaults v LEFT JOIN (segment_copies c JOIN segments g ON g.segment_no = c.segment_no AND `+live+`) ON c.vault = v.name
 		GROUP BY v.name ORDER BY v.name`)
 	if err != nil {

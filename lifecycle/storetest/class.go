@@ -145,7 +145,7 @@ func condemn(k *kit) {
 	k.archive("seg-1", archived)
 	all := []string{"hot-2026-11-21-1", "hot-2026-11-20-1", "deferral-2026-10-1", "deferral-2026-11-1", "archive-2024-01-1", withDEK.Class, archived.Class, member.Class, "hot-1999-01-01-1"}
 	k.unchanged("condemning what may not be", func() {
-		got, err := k.Condemn(k.ctx, k.lease, Start, []string{"hot-2026-11-21-1", "deferral-2026-11-1", "archive-2024-01-1", withDEK.Class, member.Class, "hot-1999-01-01-1"}, leaf(lifecycle.ActionShredIntent))
+		got, err := k.Condemn(k.ctx, k.lease, Start, []string{"hot-2026-11-21-1", "deferral-2026-11-1", withDEK.Class, member.Class, "hot-1999-01-01-1"}, leaf(lifecycle.ActionShredIntent))
 		if err != nil || len(got) != 0 {
 			k.Errorf("condemned %q, %v", got, err)
 		}
@@ -157,7 +157,7 @@ func condemn(k *kit) {
 	got, err := k.Condemn(k.ctx, k.lease, day("2026-11-21"), all, leaf(lifecycle.ActionShredIntent))
 	k.ok(err)
 	slices.Sort(got)
-	want := []string{"deferral-2026-10-1", "hot-2026-11-20-1", archived.Class}
+	want := []string{"archive-2024-01-1", "deferral-2026-10-1", "hot-2026-11-20-1", archived.Class}
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		k.Errorf("condemned %q, want %q", got, want)

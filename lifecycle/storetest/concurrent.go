@@ -146,6 +146,14 @@ func cancelled(k *kit) {
 		"Rebase":         func(s lifecycle.Store) error { return s.Rebase(done, k.lease, 0) },
 		"Replay":         func(s lifecycle.Store) error { return s.Replay(done, k.lease, 0, l, nil) },
 		"MayUnmask":      func(s lifecycle.Store) error { return none(s.MayUnmask(done)) },
+		"DyingArchives":  func(s lifecycle.Store) error { return none(s.DyingArchives(done, Start)) },
+		"MoveArchiveClass": func(s lifecycle.Store) error {
+			return none(s.MoveArchiveClass(done, k.lease, "archive-2026-09-1", "archive-2026-10-1", 5, l))
+		},
+		"Rearchive":   func(s lifecycle.Store) error { return none(s.Rearchive(done, k.lease, "seg-1", "seg-2", nil, l)) },
+		"Purge":       func(s lifecycle.Store) error { _, _, err := s.Purge(done, k.lease, "seg-1", 5, l); return err },
+		"Undeleted":   func(s lifecycle.Store) error { return none(s.Undeleted(done)) },
+		"CopyDeleted": func(s lifecycle.Store) error { return s.CopyDeleted(done, k.lease, "seg-1", "main", l) },
 	}
 	k.unchanged("a cancelled call", func() {
 		for name, call := range calls {

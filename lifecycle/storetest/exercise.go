@@ -66,6 +66,7 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"Destroyed", destroyed},
 		{"DropCiphertext", dropCiphertext},
 		{"DropLargeClass", dropLargeClass},
+		{"Purge", purgeStore},
 		{"AcceptKeyring", acceptKeyring},
 
 		{"PlaceAndRelease", placeAndRelease},

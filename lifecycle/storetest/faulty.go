@@ -243,6 +243,35 @@ func (f *Faulty) RetireVault(ctx context.Context, name string, leaf lifecycle.Le
 	return f.do("RetireVault", func() error { return f.Store.RetireVault(ctx, name, leaf) })
 }
 
+func (f *Faulty) DyingArchives(ctx context.Context, now time.Time) ([]lifecycle.Class, error) {
+	return get(f, "DyingArchives", func() ([]lifecycle.Class, error) { return f.Store.DyingArchives(ctx, now) })
+}
+
+func (f *Faulty) MoveArchiveClass(ctx context.Context, l lifecycle.Lease, from, to string, limit int, leaf lifecycle.Leaf) (int, error) {
+	return get(f, "MoveArchiveClass", func() (int, error) { return f.Store.MoveArchiveClass(ctx, l, from, to, limit, leaf) })
+}
+
+func (f *Faulty) Rearchive(ctx context.Context, l lifecycle.Lease, from, to string, members []lifecycle.Member, leaf lifecycle.Leaf) (int, error) {
+	return get(f, "Rearchive", func() (int, error) { return f.Store.Rearchive(ctx, l, from, to, members, leaf) })
+}
+
+func (f *Faulty) Purge(ctx context.Context, l lifecycle.Lease, segment string, limit int, leaf lifecycle.Leaf) (n int, done bool, err error) {
+	err = f.do("Purge", func() error {
+		var err error
+		n, done, err = f.Store.Purge(ctx, l, segment, limit, leaf)
+		return err
+	})
+	return n, done, err
+}
+
+func (f *Faulty) Undeleted(ctx context.Context) ([]lifecycle.Segment, error) {
+	return get(f, "Undeleted", func() ([]lifecycle.Segment, error) { return f.Store.Undeleted(ctx) })
+}
+
+func (f *Faulty) CopyDeleted(ctx context.Context, l lifecycle.Lease, segment, vault string, leaf lifecycle.Leaf) error {
+	return f.do("CopyDeleted", func() error { return f.Store.CopyDeleted(ctx, l, segment, vault, leaf) })
+}
+
 func (f *Faulty) Append(ctx context.Context, leaf lifecycle.Leaf) error {
 	return f.do("Append", func() error { return f.Store.Append(ctx, leaf) })
 }

@@ -111,7 +111,7 @@ func class(p lifecycle.Period, n int) lifecycle.Class {
 
 // classOf is the class with an id that Period.ID made.
 func classOf(id string) lifecycle.Class {
-	for _, kind := range []lifecycle.ClassKind{lifecycle.HotClass, lifecycle.DeferralClass, lifecycle.ArchiveClass} {
+	for _, kind := range []lifecycle.ClassKind{lifecycle.HotClass, lifecycle.DeferralClass, lifecycle.ArchiveClass, lifecycle.HoldClass} {
 		layout := "2006-01"
 		if kind == lifecycle.HotClass {
 			layout = time.DateOnly

@@ -148,8 +148,8 @@ func existing(k *kit) {
 	got, err := k.Existing(k.ctx, []string{"b", "none", "a", "b"})
 	k.ok(err)
 	if want := map[string]lifecycle.Existing{
-		"a": {State: lifecycle.Archived, ArchiveClass: a.ArchiveClass, Content: a.Content},
-		"b": {State: lifecycle.Active, ArchiveClass: b.ArchiveClass, Content: b.Content},
+		"a": {State: lifecycle.Archived, ContentClass: a.ArchiveClass, Content: a.Content},
+		"b": {State: lifecycle.Active, ContentClass: b.ArchiveClass, Content: b.Content},
 	}; !reflect.DeepEqual(got, want) {
 		k.Errorf("%+v, want %+v", got, want)
 	}
