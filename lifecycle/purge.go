@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/rs/zerolog"
+
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/cte"
 )
@@ -295,7 +297,11 @@ func (s *sweep) deleteObjects(ctx context.Context) error {
 				return ctx.Err()
 			}
 			if err != nil {
-				s.Log.Debug().Str("segment", g.ID).Str("vault", c.Vault).Err(err).Msg("purged, and still there")
+				level := zerolog.DebugLevel
+				if !errors.Is(err, archive.ErrLocked) {
+					level = zerolog.WarnLevel
+				}
+				s.Log.WithLevel(level).Str("segment", g.ID).Str("vault", c.Vault).Err(err).Msg("purged, and still there")
 				s.res.ObjectsLocked++
 				continue
 			}

@@ -237,7 +237,9 @@ func (r *reconciliation) runHistory(context.Context) error {
 }
 
 // dies says whether a sweep destroys the classes of a kind once they are over and empty.
-func dies(kind ClassKind) bool { return kind == HotClass || kind == DeferralClass }
+func dies(kind ClassKind) bool {
+	return kind == HotClass || kind == DeferralClass || kind == ArchiveClass
+}
 
 // overdue looks for classes that should be dead.
 func (r *reconciliation) overdue(context.Context) error {
