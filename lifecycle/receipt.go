@@ -196,8 +196,8 @@ const receiptType = "lotkeeper-receipt"
 // Leaves of a purge that a receipt goes by: held records were archived anew in another
 // class, and the objects of a segment were deleted from a vault.
 const (
-	actionRearchived     = "rearchived"
-	actionObjectsDeleted = "objects-deleted"
+	ActionRearchived     = "rearchived"
+	ActionObjectsDeleted = "objects-deleted"
 )
 
 // The fields of the sample certificate that a program cannot fill in.
@@ -521,7 +521,7 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class, end int64) 
 			}
 		}
 	}
-	moved, err := rs.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionResealed, actionRearchived, actionObjectsDeleted}})
+	moved, err := rs.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionResealed, ActionRearchived, ActionObjectsDeleted}})
 	if err != nil {
 		return err
 	}
@@ -537,9 +537,9 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class, end int64) 
 		}
 		_, rearchived := in[body.From]
 		switch {
-		case l.Action == actionObjectsDeleted:
+		case l.Action == ActionObjectsDeleted:
 			deleted[[2]string{l.Subject, body.Vault}] = true
-		case body.From == c.ID, l.Action == actionRearchived && rearchived && !r.hot():
+		case body.From == c.ID, l.Action == ActionRearchived && rearchived && !r.hot():
 			r.Media.Moved += body.Records
 		}
 	}
