@@ -321,6 +321,8 @@ var masks = []struct {
 	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "SHA256"},
 	// Of a directory, of MinIO, of versitygw.
 	{regexp.MustCompile(`\b([A-Z2-7]{26}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9A-HJKMNP-TV-Z]{26})\b`), "VERSION"},
+	// The month after the present, of what was taken in later than its own.
+	{regexp.MustCompile(`\barchive-\d{4}-\d{2}-(\d+)`), "archive-MONTH-$1"},
 	{regexp.MustCompile(`("+duration_seconds"+: ?)[0-9.e-]+`), `${1}0`},
 	{regexp.MustCompile(`(""cutoff"":"")[^"]+`), "${1}CUTOFF"}, // of a run that was recorded
 	{regexp.MustCompile(fmt.Sprintf(`\b(%d|%d)-[0-9T:.-]+Z`, time.Now().UTC().Year(), time.Now().UTC().Year()+1)), "NOW"},
