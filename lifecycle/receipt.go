@@ -193,13 +193,6 @@ type NotStated struct {
 // receiptType begins the text of every receipt.
 const receiptType = "lotkeeper-receipt"
 
-// Leaves of a purge that a receipt goes by: held records were archived anew in another
-// class, and the objects of a segment were deleted from a vault.
-const (
-	ActionRearchived     = "rearchived"
-	ActionObjectsDeleted = "objects-deleted"
-)
-
 // The fields of the sample certificate that a program cannot fill in.
 var notStated = []NotStated{
 	{"name, title, organization, location, phone and signature of persons", "the log has the actor and the database role; there are lines to sign on the printed receipt"},

@@ -518,7 +518,7 @@ func TestReconcileCounts(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"records: active": "2", "records: archived": "3", "records: purged": "0", "records: held": "2", "records: held and past due": "1", "records: in all": "5 of 5",
-		"records by class: hot 2028-11": "1", "records by class: deferral 2026-11": "1", "records by class: archive 2028-11": "2", "records by class: archive 2025-12": "1",
+		"records by class: hot 2028-11": "1", "records by class: deferral 2026-11": "1", "records by class: archive 2028-11": "2", "records by class: archive 2026-12": "1",
 		"classes: hot destroyed": "3", "segments: settled": "2", "run history: taken in by ingests": "5 of 5", "run history: archived by sweeps": "3 of 3",
 		"records by policy: archived, default " + w.Policy.Hash(): "3", "records by policy: in the hot store, default " + w.Policy.Hash(): "2",
 	} {
