@@ -22,8 +22,9 @@ RECORDS ?= 1000000
 RACE := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo -race)
 
 # SQLite in Go is sixteen times as slow under the race detector, and PostgreSQL's
-# tests are the longest, so there it is only those in which something runs at once.
-CONCURRENT := TestGate|TestHoldRace$$|TestHoldAmong|TestWait|TestTraceRace|TestStore/.*(Concurrent|OneRun|Snapshot)
+# tests are the longest, so of what is on them it is only the tests in which something
+# runs at once.
+CONCURRENT := TestGate|TestHoldRace$$|TestHoldAmong|TestWait|TestTraceRace|TestStore/.*(Concurrent|OneRun|Snapshot)|TestEverythingAtOnce|TestLegalHolds$$|TestHoldWhileLifting$$|TestTextbookRecord|TestExportLimit|TestPurge$$|TestVaultJoins
 
 .PHONY: help build demo test test-short servers postgres lint bench bench-servers bench-embedded bench-holds bench-audit torture fuzz clean
 
@@ -40,8 +41,8 @@ test: servers postgres ## run every test, and a sample of the longest again with
 	@test -n "$$LOTKEEPER_SAMPLES" || echo "LOTKEEPER_SAMPLES is not set: tests of real input files are left out" >&2
 	CGO_ENABLED=0 $(GO) test -timeout 30m ./...
 ifdef RACE
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m $$($(GO) list ./... | grep -v -e /lifecycle/sqlite -e /lifecycle/postgres)
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m -run '$(CONCURRENT)' ./lifecycle/sqlite ./lifecycle/postgres
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m $$($(GO) list ./... | grep -v -e /lifecycle$$ -e /lifecycle/sqlite -e /lifecycle/postgres)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m -run '$(CONCURRENT)' ./lifecycle ./lifecycle/sqlite ./lifecycle/postgres
 else
 	@echo "no C compiler found: the race detector is left out (apt-get install gcc)" >&2
 endif

@@ -390,7 +390,7 @@ func sample(n int) int {
 // and KeyStore in each way, opens everything anew, checks that nothing is lost,
 // does the same again, and checks that all is as if nothing had happened.
 func TestFaultAtEveryCall(t *testing.T) {
-	faultAtEveryCall(t, stride(), onSQLite, life)
+	faultAtEveryCall(t, sample(4), onSQLite, life)
 }
 
 // TestCaseFaultAtEveryCall is the same with holds on what is archived.

@@ -335,7 +335,7 @@ func TestSweepBetweenAnyTwoCalls(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for n := 1; ; n += stride() {
+			for n := 1; ; n += sample(3) {
 				tr := &trap{at: n}
 				w, o := twoHandles(t, tr)
 				tr.act = func() { o.sweep() }
@@ -413,7 +413,7 @@ func TestCountsAddUp(t *testing.T) {
 	for _, kind := range []fault{failBefore, failAfter} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			for n := 1; ; n += stride() {
+			for n := 1; ; n += sample(3) {
 				tr := &trap{at: n, kind: kind}
 				w, o := twoHandles(t, tr)
 				res, err := w.Sweep(ctx, lifecycle.SweepOptions{})
@@ -880,7 +880,7 @@ func TestOlderDatabaseThatKnowsLess(t *testing.T) {
 // does it. The run ends, says so, and the same process can go on.
 func TestInterruptedAtEveryCall(t *testing.T) {
 	t.Parallel()
-	for n := 1; ; n += stride() {
+	for n := 1; ; n += sample(3) {
 		tr := &trap{at: n}
 		w, o := twoHandles(t, tr)
 		w.Log = zerolog.Nop()

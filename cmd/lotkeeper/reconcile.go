@@ -18,8 +18,8 @@ func newReconcile(a *app) *cobra.Command {
 past due and not archived, and why; copies that are missing, and objects that
 nothing names; keys without records, and records without keys; classes that
 should be dead; legal holds without a hold, and holds without them; locks that
-are too short; and the counts with what the runs said they did. It opens no record
-(verify does) and changes nothing.
+are too short; and the counts with what the runs said they did. It opens no
+record (verify does) and changes nothing.
 
 With -o html it is one page, to be printed and signed at a review.`,
 		Example: `  lotkeeper reconcile
