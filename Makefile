@@ -85,7 +85,7 @@ bench-audit: build postgres $(MINIO) ## an ingest and a sweep with the transpare
 
 torture: postgres ## race holds for thousands of rounds on both databases, and put a fault at each call
 	LOTKEEPER_TORTURE=1 $(GO) test -count=1 -timeout 60m -v -run 'TestHoldRace' ./lifecycle/postgres ./lifecycle/sqlite
-	LOTKEEPER_TORTURE=1 $(GO) test -count=1 -timeout 60m -run 'Fault' ./lifecycle
+	LOTKEEPER_TORTURE=1 $(GO) test -count=1 -timeout 60m -run 'Fault|AnyTwoCalls|Interrupted' ./lifecycle
 
 fuzz: ## run each fuzzer for half a minute
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r f; do \
