@@ -52,6 +52,9 @@ type Limits struct {
 	// CountFor is how long placing a hold may take to count what it covers, since
 	// its reply is waited for; 0 is as long as it takes. The hold stands by then.
 	CountFor time.Duration
+	// VaultPatience bounds how long a vault is waited for to say what it has of the log;
+	// 0 is as long as it takes. Nobody is to wait for one that is away.
+	VaultPatience time.Duration
 	// MinLock is the shortest retention that an object is given.
 	MinLock time.Duration
 	// ClockSkew is how far the clock may be from a vault's, or behind the
@@ -73,11 +76,12 @@ func DefaultLimits() Limits {
 	return Limits{
 		SegmentRecords: 20_000, SegmentBytes: 32 << 20,
 		BatchRecords: 5_000, BatchBytes: 8 << 20,
-		LockRecords: 500,
-		CountFor:    100 * time.Millisecond,
-		MinLock:     30 * 24 * time.Hour,
-		ClockSkew:   5 * time.Minute,
-		Identity:    "hybrid",
+		LockRecords:   500,
+		CountFor:      100 * time.Millisecond,
+		VaultPatience: 10 * time.Second,
+		MinLock:       30 * 24 * time.Hour,
+		ClockSkew:     5 * time.Minute,
+		Identity:      "hybrid",
 	}
 }
 

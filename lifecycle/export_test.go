@@ -118,7 +118,7 @@ func TestExportTrail(t *testing.T) {
 		t.Fatalf("steps are %q, want %q", steps, want)
 	}
 	for _, l := range leaves {
-		if !strings.HasPrefix(l.Subject, "export-20261121-") || l.Subject != leaves[0].Subject || l.Actor != "tester" || strings.Contains(string(l.Body), "928") {
+		if !strings.HasPrefix(l.Subject, "export-20261121-") || l.Subject != leaves[0].Subject || l.Actor != "tester" || strings.Contains(string(l.Body), "928 555") {
 			t.Errorf("leaf %+v", l)
 		}
 	}
@@ -205,7 +205,7 @@ func TestExportMasked(t *testing.T) {
 				t.Fatal(err)
 			}
 			native := string(f.Record.AppendNative(nil))
-			if n++; strings.Contains(native+string(f.Line), "928") {
+			if n++; strings.Contains(native+string(f.Line), "928 555") {
 				t.Errorf("%s: %s", native, f.Line)
 			}
 			if f.Masked != (f.Row.RecordID == "b") || f.Masked && !strings.Contains(native, `"kde_payload":{"harvester_phone":"[masked]","n":1.50}`) || f.Masked == (cte.Checksum(f.Line) == f.Row.Checksum) {

@@ -134,7 +134,8 @@ func (e *Engine) Publish(ctx context.Context) (Publication, error) {
 	}
 	// What is signed is signed for good. A hold is placed also in a database that was put
 	// back, and must not have that one's history signed beside the true one.
-	if err := e.checkLog(ctx); err != nil {
+	away, err := e.compareLog(ctx)
+	if err != nil {
 		return res, err
 	}
 	info, err := e.Store.Info(ctx)
@@ -178,7 +179,11 @@ func (e *Engine) Publish(ctx context.Context) (Publication, error) {
 				p.Size = res.Size
 				return
 			}
-			if err := e.publishTo(ctx, v, p.Size, res.Size, checkpoint); err != nil {
+			err := away[v.Name()]
+			if err == nil {
+				err = e.publishTo(ctx, v, p.Size, res.Size, checkpoint)
+			}
+			if err != nil {
 				p.Problem, errs[i] = err.Error(), fmt.Errorf("vault %s: %w", v.Name(), err)
 				return
 			}
@@ -340,21 +345,29 @@ func (e *Engine) newestCheckpoint(ctx context.Context, v archive.Vault, verifier
 // It compares roots, not sizes: a restored database that has grown since is another
 // one. A vault that cannot be asked, or lags behind, is only logged.
 func (e *Engine) checkLog(ctx context.Context) error {
+	_, err := e.compareLog(ctx)
+	return err
+}
+
+// compareLog is checkLog, and tells which vaults could not be asked, and why.
+func (e *Engine) compareLog(ctx context.Context) (away map[string]error, err error) {
 	verifier, err := e.logVerifier(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	away = map[string]error{}
 	// All that are configured: an older database does not know one that was added since.
 	for _, v := range e.Vaults {
 		// Others publish at the same time: what is compared with a checkpoint is read
 		// after it, and what must be in the vault before.
 		before, err := e.Store.LogState(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		newest, err := e.newestCheckpoint(ctx, v, verifier)
+		newest, err := e.newestInTime(ctx, v, verifier)
 		if err != nil {
 			e.Log.Warn().Str("vault", v.Name()).Err(err).Msg("couldn't compare the log with this vault")
+			away[v.Name()] = err
 			continue
 		}
 		if confirmed := before.Published[v.Name()]; newest.Size < confirmed {
@@ -363,13 +376,23 @@ func (e *Engine) checkLog(ctx context.Context) error {
 		}
 		after, err := e.Store.LogState(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := e.agrees(ctx, after.Size, newest.Checkpoint, v.Name()); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return away, nil
+}
+
+// newestInTime is newestCheckpoint, for no longer than a vault is waited for.
+func (e *Engine) newestInTime(ctx context.Context, v archive.Vault, verifier note.Verifier) (published, error) {
+	if e.Limits.VaultPatience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, e.Limits.VaultPatience)
+		defer cancel()
+	}
+	return e.newestCheckpoint(ctx, v, verifier)
 }
 
 // agrees refuses a database whose log, of the size, does not begin with the checkpoint's.

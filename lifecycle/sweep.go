@@ -259,7 +259,9 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 		// like records that are not the ones packed.
 		end = fmt.Errorf("run %s: %w", run.ID, ErrFenced)
 	}
-	e.publishRun(ctx)
+	if !errors.Is(errors.Join(end, err), ErrFenced) { // whoever has the lease publishes
+		e.publishRun(ctx)
+	}
 	return s.res, errors.Join(end, err)
 }
 

@@ -70,6 +70,7 @@ func newWorldOn(t *testing.T, dir string, store lifecycle.Store) *world {
 	}
 	w.Limits.Identity = "x25519" // hybrid identities cost 1 ms each
 	w.Limits.CountFor = 0        // no test hangs by how fast it counts
+	w.Limits.VaultPatience = 0
 	t.Cleanup(func() { store.Close() })
 	if err := w.AddVault(context.Background(), "main"); err != nil {
 		t.Fatal(err)

@@ -5,16 +5,17 @@ import (
 	"strings"
 )
 
-// Grants is the SQL that makes the roles and says what each may do, as the migrations
-// have it: the one that makes them, and all that came after it.
+// Grants is the SQL that makes the roles and says what each may do: the migration that
+// makes them, and of those after it what they grant.
 func Grants() string {
 	names, err := fs.Glob(migrations, "migrations/*.sql")
 	if err != nil {
 		panic(err) // a misspelt pattern
 	}
+	const roles = "migrations/00004_roles.sql"
 	var b strings.Builder
 	for _, name := range names { // in order
-		if name < "migrations/00004_roles.sql" {
+		if name < roles {
 			continue
 		}
 		file, err := migrations.ReadFile(name)
@@ -22,12 +23,18 @@ func Grants() string {
 			panic(err) // it is compiled in
 		}
 		up, _, _ := strings.Cut(string(file), "-- +goose Down")
+		granting := name == roles
 		for line := range strings.Lines(strings.TrimSpace(strings.TrimPrefix(up, "-- +goose Up"))) {
-			if !strings.HasPrefix(line, "-- +goose") {
+			if name != roles && !granting {
+				granting = strings.HasPrefix(line, "GRANT ") || strings.HasPrefix(line, "CREATE POLICY ")
+			}
+			if granting && !strings.HasPrefix(line, "-- +goose") {
 				b.WriteString(line)
 			}
+			if name != roles && strings.HasSuffix(line, ";\n") {
+				granting = false
+			}
 		}
-		b.WriteString("\n\n")
 	}
 	return strings.TrimSpace(b.String()) + "\n"
 }
