@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
@@ -88,7 +89,9 @@ func TestHoldsOnServers(t *testing.T) {
 	line := func(id, lot, event string) string {
 		return fmt.Sprintf(`{"record_id":%q,"traceability_lot_code":%q,"event_type":"shipping","event_timestamp":%q,"created_or_obtained_at":%[3]q,"kde_payload":{"facility":"FAC-001"}}`+"\n", id, lot, event)
 	}
-	s.run(0, "ingest", s.file("in.jsonl", line("a", "LOT-A", "2023-07-14T08:30:00Z")+line("b", "LOT-B", "2023-03-14T08:30:00Z")))
+	// Due, and of two archive months that are to come.
+	ago := func(months int) string { return time.Now().UTC().AddDate(0, -months, 0).Format(time.RFC3339) }
+	s.run(0, "ingest", s.file("in.jsonl", line("a", "LOT-A", ago(26))+line("b", "LOT-B", ago(30))))
 	if swept := s.object(0, "sweep"); swept["archived"] != 2.0 || swept["segments"] != 2.0 {
 		t.Fatalf("%v", swept)
 	}

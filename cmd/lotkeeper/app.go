@@ -230,6 +230,9 @@ func refusal(err error) (check, reason string) {
 		r, _ := lifecycle.IsRefused(err)
 		return r.Check, r.Reason
 	case exitLocked:
+		if errors.Is(err, lifecycle.ErrFenced) {
+			return // the run that took over has said so
+		}
 		return "lock", err.Error()
 	case exitHeld:
 		return "hold", err.Error()

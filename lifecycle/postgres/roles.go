@@ -24,7 +24,8 @@ func Grants() string {
 		}
 		up, _, _ := strings.Cut(string(file), "-- +goose Down")
 		granting := name == roles
-		for line := range strings.Lines(strings.TrimSpace(strings.TrimPrefix(up, "-- +goose Up"))) {
+		up = strings.TrimSpace(strings.TrimPrefix(up, "-- +goose Up")) + "\n"
+		for line := range strings.Lines(up) {
 			if name != roles && !granting {
 				granting = strings.HasPrefix(line, "GRANT ") || strings.HasPrefix(line, "CREATE POLICY ")
 			}
