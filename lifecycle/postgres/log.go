@@ -192,8 +192,8 @@ func (s *Store) LeafRows(ctx context.Context, leafID int64) iter.Seq2[lifecycle.
 			if err := each(ctx, tx, func(c *columns) {
 				if segment := c.int(); segment != 0 {
 					// What was in the segment may have been archived anew since.
-					cond, args = ` WHERE (r.segment_no = $1 OR r.seq IN (SELECT seq FROM lotkeeper.rearchivals WHERE from_segment = $1))
-						AND (r.archive_leaf = $2 OR r.purge_leaf = $2 OR r.seq IN (SELECT seq FROM lotkeeper.rearchivals WHERE leaf_id = $2)) ORDER BY r.due_at, r.seq`, []any{segment, leafID}
+					cond, args = ` WHERE r.seq = ANY(ARRAY(SELECT seq FROM lotkeeper.records WHERE segment_no = $1 UNION SELECT seq FROM lotkeeper.rearchivals WHERE from_segment = $1))
+						AND (r.archive_leaf = $2 OR r.purge_leaf = $2 OR r.seq = ANY(ARRAY(SELECT seq FROM lotkeeper.rearchivals WHERE leaf_id = $2))) ORDER BY r.due_at, r.seq`, []any{segment, leafID}
 				} else if cond == "" {
 					cond, args = ` WHERE r.seq >= $1 AND r.seq < $2 AND r.ingest_leaf = $3 ORDER BY r.seq`, []any{c.int(), c.int(), leafID}
 				}
