@@ -97,6 +97,9 @@ func rebase(k *kit) {
 			k.Errorf("without the lease: %v", err)
 		}
 		for _, q := range []string{`DELETE FROM log_entries WHERE log_index > 5`, `DELETE FROM log_hashes WHERE n > 5`, `UPDATE log_published SET size = -1`} {
+			if k.raw == nil {
+				break // a harness that only looks at plans
+			}
 			if err := k.raw(q); err == nil {
 				k.Errorf("%s: it passed", q)
 			}
