@@ -117,9 +117,9 @@ var fullScans = map[string]string{
 // selective are the filters of a Query by which few rows are found.
 var selective = regexp.MustCompile(`r\.record_id IN|r\.tlc = \?|r\.segment_no = \(`)
 
-// small tables may be read whole: they have one row, or one a class, kind, or scope
-// with a trace.
-var small = []string{"j", "json_each", "CONSTANT", "hit", "lots", "meta", "leases", "classes", "c", "vaults", "v", "hold_traces", "t"}
+// small tables may be read whole: they have one row, or one a class, segment, vault,
+// kind, or scope with a trace.
+var small = []string{"j", "json_each", "CONSTANT", "hit", "lots", "meta", "leases", "classes", "c", "vaults", "v", "segments", "g", "log_published", "hold_traces", "t"}
 
 // TestPlans looks at the plan of every statement that the whole suite makes: none
 // reads a table from end to end that should not, neither on a new database nor on

@@ -390,6 +390,9 @@ func replayArchived(k *kit) {
 	}
 	k.unchanged("the same without an entry", func() {
 		for _, q := range []string{`UPDATE classes SET state = 'condemned' WHERE class_id = '` + a.Class + `'`, `UPDATE records SET state = 'archived', segment_no = 1, archive_leaf = 1 WHERE record_id = 'b'`} {
+			if k.raw == nil {
+				break // a harness that only looks at plans
+			}
 			if err := k.raw(q); err == nil {
 				k.Errorf("%s: it passed", q)
 			}
