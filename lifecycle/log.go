@@ -65,29 +65,32 @@ func (p Publication) Problems() string {
 
 // logVerifier is the log's public key, as the trail's first leaf names it.
 func (e *Engine) logVerifier(ctx context.Context) (note.Verifier, error) {
+	_, v, err := e.logKey(ctx)
+	return v, err
+}
+
+// logKey is the same, with the key as text.
+func (e *Engine) logKey(ctx context.Context) (string, note.Verifier, error) {
 	o, err := e.origin(ctx)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	if o.LogKey == "" {
-		return nil, &Refused{"log", "the database names no key that its log is signed with", "make a new database with this version, and ingest what this one exports"}
+		return "", nil, &Refused{"log", "the database names no key that its log is signed with", "make a new database with this version, and ingest what this one exports"}
 	}
 	v, err := note.NewVerifier(o.LogKey)
 	if err != nil {
-		return nil, fmt.Errorf("couldn't read the log's key in the first leaf: %w", err)
+		return "", nil, fmt.Errorf("couldn't read the log's key in the first leaf: %w", err)
 	}
-	return v, nil
+	return o.LogKey, v, nil
 }
 
 // LogKey is the public key of the log, as a note's verifier key: all that anybody needs
 // to check a checkpoint, a proof or an export. It belongs in a place that whoever runs
 // the database cannot change.
 func (e *Engine) LogKey(ctx context.Context) (string, error) {
-	if _, err := e.logVerifier(ctx); err != nil {
-		return "", err
-	}
-	o, err := e.origin(ctx)
-	return o.LogKey, err
+	key, _, err := e.logKey(ctx)
+	return key, err
 }
 
 // logSigner is the signer, if it is the one whose key the database names.
@@ -119,9 +122,9 @@ func (e *Engine) storedHashes(ctx context.Context) tlog.HashReader {
 // Publish gives each leaf its index, signs the log's head, and puts what is new into
 // every vault that takes anything, under lock, the checkpoint last. A vault that does
 // not answer gets it with the next publication, and the result says so; an error if no
-// vault has it. What is there
-// already, from a publication that was cut off or made at the same time elsewhere, is
-// compared and left; if it differs the log has been forked, which is Refused.
+// vault has it. What is there already, from a publication that was cut off or made at
+// the same time elsewhere, is compared and left; if it differs the log has been forked,
+// which is Refused.
 func (e *Engine) Publish(ctx context.Context) (Publication, error) {
 	res := Publication{Vaults: []LogPublication{}}
 	verifier, err := e.logVerifier(ctx)
@@ -418,27 +421,27 @@ const recoverHint = "see docs/backup.md; to find what differs, type: lotkeeper a
 // publishRun publishes at the end of a run. The run is done: a fault is only logged,
 // and the next publication makes it good.
 func (e *Engine) publishRun(ctx context.Context) {
-	p, err := e.Publish(context.WithoutCancel(ctx))
-	if err != nil {
+	if err := e.publish(context.WithoutCancel(ctx)); err != nil {
 		e.Log.Error().Err(err).Msg("couldn't publish the log")
-		return
-	}
-	if problems := p.Problems(); problems != "" {
-		e.Log.Warn().Msg("the log is not in every vault: " + problems)
 	}
 }
 
 // publishBefore publishes before something that cannot be taken back: without a vault
 // that has the leaves so far under lock, it is not done.
 func (e *Engine) publishBefore(ctx context.Context, what string) error {
-	p, err := e.Publish(ctx)
-	if err != nil {
+	if err := e.publish(ctx); err != nil {
 		return fmt.Errorf("couldn't publish the log before %s: %w", what, err)
 	}
-	if problems := p.Problems(); problems != "" {
+	return nil
+}
+
+// publish is Publish for a run, and logs which vaults lag behind.
+func (e *Engine) publish(ctx context.Context) error {
+	p, err := e.Publish(ctx)
+	if problems := p.Problems(); err == nil && problems != "" {
 		e.Log.Warn().Msg("the log is not in every vault: " + problems)
 	}
-	return nil
+	return err
 }
 
 // RowHash is what the leaf of an ingest commits to for each of its records: SHA-256 of

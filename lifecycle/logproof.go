@@ -224,11 +224,7 @@ func (e *Engine) newestOfAll(ctx context.Context, verifier note.Verifier) (publi
 // ExportLog writes the published log, under its newest checkpoint, as a folder that
 // verifies offline with public tools; see lifecycle/audit/log-format.md.
 func (e *Engine) ExportLog(ctx context.Context, dst string) (audit.Checkpoint, error) {
-	o, err := e.origin(ctx)
-	if err != nil {
-		return audit.Checkpoint{}, err
-	}
-	verifier, err := e.logVerifier(ctx)
+	key, verifier, err := e.logKey(ctx)
 	if err != nil {
 		return audit.Checkpoint{}, err
 	}
@@ -249,5 +245,5 @@ func (e *Engine) ExportLog(ctx context.Context, dst string) (audit.Checkpoint, e
 			older[c.Size] = n
 		}
 	}
-	return newest.Checkpoint, audit.Export(ctx, audit.Open(source, newest.Checkpoint), dst, newest.note, older, o.LogKey)
+	return newest.Checkpoint, audit.Export(ctx, audit.Open(source, newest.Checkpoint), dst, newest.note, older, key)
 }
