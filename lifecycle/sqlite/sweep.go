@@ -418,11 +418,12 @@ const unneeded = `NOT EXISTS (SELECT 1 FROM deks d WHERE d.class_no = c.class_no
 func (s *Store) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]string, error) {
 	var ids []string
 	err := s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+		// By the class, whatever ANALYZE has seen of the segments: this is under the gate.
 		rows, err := tx.QueryContext(ctx, `SELECT class_id FROM classes c
 			WHERE class_id IN (SELECT value FROM json_each(?)) AND state = 'open' AND closes_at <= ?
 			  AND `+unneeded+`
-			  AND NOT EXISTS (SELECT 1 FROM segments g WHERE g.class_no = c.class_no AND g.state = 'staged')
-			  AND NOT EXISTS (SELECT 1 FROM segments g CROSS JOIN records r ON r.segment_no = g.segment_no
+			  AND NOT EXISTS (SELECT 1 FROM segments g INDEXED BY segments_class WHERE g.class_no = c.class_no AND g.state = 'staged')
+			  AND NOT EXISTS (SELECT 1 FROM segments g INDEXED BY segments_class CROSS JOIN records r ON r.segment_no = g.segment_no
 			      WHERE g.class_no = c.class_no AND r.state = 'archived' AND r.purge_not_before > ?)
 			ORDER BY class_no`, list(classes), stamp(now), stamp(now))
 		if err != nil {
