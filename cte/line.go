@@ -147,9 +147,9 @@ func (r *Record) appendCanonical(dst []byte, f field) []byte {
 	case fieldEventType:
 		return appendString(dst, string(r.EventType))
 	case fieldEventTimestamp:
-		return append(appendTime(append(dst, '"'), r.EventTimestamp), '"')
+		return append(AppendTime(append(dst, '"'), r.EventTimestamp), '"')
 	case fieldCreatedOrObtainedAt:
-		return append(appendTime(append(dst, '"'), r.CreatedOrObtainedAt), '"')
+		return append(AppendTime(append(dst, '"'), r.CreatedOrObtainedAt), '"')
 	case fieldKDEs:
 		return append(dst, r.KDEs...)
 	case fieldInputLots:
@@ -234,9 +234,9 @@ func (r *Record) appendContentValue(dst []byte, f field) []byte {
 		}
 		return append(dst, r.EventType...)
 	case fieldEventTimestamp:
-		return appendTime(dst, r.EventTimestamp)
+		return AppendTime(dst, r.EventTimestamp)
 	case fieldCreatedOrObtainedAt:
-		return appendTime(dst, r.CreatedOrObtainedAt)
+		return AppendTime(dst, r.CreatedOrObtainedAt)
 	case fieldKDEs:
 		return append(dst, r.KDEs...)
 	case fieldInputLots:

@@ -26,9 +26,10 @@ func ParseTime(s string) (time.Time, error) {
 
 // FormatTime prints t in UTC as RFC 3339 with a "Z" and the shortest fraction
 // that keeps its nanoseconds. ParseTime is its inverse for the years 0001-9999.
-func FormatTime(t time.Time) string { return string(appendTime(nil, t)) }
+func FormatTime(t time.Time) string { return string(AppendTime(nil, t)) }
 
-func appendTime(dst []byte, t time.Time) []byte {
+// AppendTime is FormatTime for who prints many.
+func AppendTime(dst []byte, t time.Time) []byte {
 	return t.UTC().AppendFormat(dst, time.RFC3339Nano)
 }
 

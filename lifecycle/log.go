@@ -449,18 +449,20 @@ func (e *Engine) publish(ctx context.Context) error {
 // checksum is among them, so that nothing can be guessed from the hash alone.
 func RowHash(r *Row, inputs []cte.Lot) [32]byte {
 	b := make([]byte, 0, 512)
-	text := func(s string) {
-		n := len(s)
-		b = append(b, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
-		b = append(b, s...)
+	length := func(b []byte, n int) []byte { return append(b, byte(n>>24), byte(n>>16), byte(n>>8), byte(n)) }
+	text := func(s string) { b = append(length(b, len(s)), s...) }
+	instant := func(t time.Time) {
+		at := len(b)
+		b = cte.AppendTime(length(b, 0), t)
+		length(b[:at], len(b)-at-4) // in place
 	}
 	text(r.RecordID)
 	text(r.TLC)
 	text(r.TLCSource)
 	text(string(r.EventType))
-	text(cte.FormatTime(r.EventTimestamp))
-	text(cte.FormatTime(r.CreatedOrObtainedAt))
-	text(cte.FormatTime(r.PurgeNotBefore))
+	instant(r.EventTimestamp)
+	instant(r.CreatedOrObtainedAt)
+	instant(r.PurgeNotBefore)
 	text(r.Location)
 	text(r.Product)
 	text(strings.Join(r.Gaps, ","))
