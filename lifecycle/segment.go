@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -501,12 +500,15 @@ func checkCopy(ctx context.Context, v archive.Vault, g *Segment, c Copy, entries
 // settle soft-deletes the members of a verified segment and settles it. A member
 // that is held, or no longer active, stays as it is.
 func (s *sweep) settle(ctx context.Context, g *Segment, members []Member) (archived int, err error) {
-	for part := range slices.Chunk(members, s.lockRecords()) {
+	for len(members) > 0 {
+		part := members[:min(len(members), s.lockRecords())]
+		members = members[len(part):]
 		leaf := s.leaf(s.Now(), ActionArchived, s.lease.RunID, g.ID, map[string]any{
 			"first": part[0].RecordID, "last": part[len(part)-1].RecordID, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "cutoff": s.arithmetic(),
 			"policy_hash": s.Policy.Hash(), "copies": g.Copies})
-		n, err := s.Store.SoftDelete(ctx, s.lease, g.ID, s.now, part, leaf)
-		archived += n
+		done, err := s.Store.SoftDelete(ctx, s.lease, g.ID, s.now, part, leaf)
+		archived += done.Records
+		s.pace.took(len(part), done.Locked)
 		if err != nil {
 			return archived, err
 		}
@@ -520,7 +522,7 @@ func (s *sweep) settle(ctx context.Context, g *Segment, members []Member) (archi
 // are of those, the fewer records.
 func (s *sweep) lockRecords() int {
 	const usual = 10 // such scopes, which cost about as much as all the rest
-	return max(1, s.Limits.LockRecords*usual/max(usual, len(s.holds.rest)))
+	return s.pace.records(max(1, s.Limits.LockRecords*usual/max(usual, len(s.holds.rest))))
 }
 
 // classEnd is when the month of an archive or hold class is over.

@@ -161,6 +161,14 @@ type VaultRow struct {
 	LockedUntil time.Time
 }
 
+// SoftDeleted is what a soft-delete came to.
+type SoftDeleted struct {
+	Records int // that it archived
+	// Locked is how long whoever places a hold had to wait for it, at the most. It is
+	// measured, and nothing but the size of the next one may hang by it.
+	Locked time.Duration
+}
+
 // Member is a record of a segment with the checksum it was archived with.
 type Member struct {
 	RecordID string
@@ -483,10 +491,10 @@ type SweepStore interface {
 	AbandonSegment(ctx context.Context, l Lease, id string, leaf Leaf) error
 	// SoftDelete marks members archived in a verified segment and drops their
 	// DEKs, in one transaction: those that are active, due, not held, and have
-	// the checksum given. The others stay as they are. It returns how many it
-	// archived, and writes no leaf for none; Leaf.Archived says what its leaf tells.
-	// ErrMoved if the segment is not verified.
-	SoftDelete(ctx context.Context, l Lease, segment string, now time.Time, members []Member, leaf Leaf) (int, error)
+	// the checksum given. The others stay as they are. It writes no leaf if it
+	// archived none; Leaf.Archived says what its leaf tells. ErrMoved if the segment
+	// is not verified.
+	SoftDelete(ctx context.Context, l Lease, segment string, now time.Time, members []Member, leaf Leaf) (SoftDeleted, error)
 	// SettleSegment moves verified -> settled. ErrMoved.
 	SettleSegment(ctx context.Context, l Lease, id string, leaf Leaf) error
 

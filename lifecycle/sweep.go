@@ -182,6 +182,7 @@ type sweep struct {
 	vaults   []archive.Vault // those that count: what is archived is in all of them
 	keys     *keyring
 	holds    *HoldSet
+	pace     pace // of soft-deletes
 	res      SweepResult
 	// failed are records that are due and could not be archived, by seq.
 	failed map[int64]bool

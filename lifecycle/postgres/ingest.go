@@ -145,7 +145,7 @@ func (s *Store) Merge(ctx context.Context, batch []lifecycle.Sealed, holds []lif
 	}
 	load := encode(batch, order, classes, first)
 
-	err = s.write(ctx, shared, func(ctx context.Context, tx *txn) (err error) {
+	err = s.write(ctx, adding, func(ctx context.Context, tx *txn) (err error) {
 		res = lifecycle.MergeResult{}
 		// The class states are read here, under the lock: a class that a sweep
 		// has condemned since the batch was sealed takes no more DEKs.

@@ -302,8 +302,8 @@ func TestDropMonth(t *testing.T) {
 		t.Helper()
 		ok(a.StageSegment(t.Context(), l, lifecycle.Segment{ID: segment, Class: r.ArchiveClass, WrappedIdentity: []byte{1}}, tick))
 		ok(a.VerifySegment(t.Context(), l, segment, nil, tick))
-		if n, err := a.SoftDelete(t.Context(), l, segment, storetest.Start, []lifecycle.Member{{RecordID: r.RecordID}}, tick); err != nil || n != 1 {
-			t.Fatal(n, err)
+		if done, err := a.SoftDelete(t.Context(), l, segment, storetest.Start, []lifecycle.Member{{RecordID: r.RecordID}}, tick); err != nil || done.Records != 1 {
+			t.Fatal(done, err)
 		}
 		_, err := a.Condemn(t.Context(), l, storetest.Start, []string{class}, tick)
 		ok(err)
@@ -405,9 +405,9 @@ func TestDropWholeMonth(t *testing.T) {
 		for _, r := range gone {
 			members = append(members, lifecycle.Member{RecordID: r.RecordID})
 		}
-		n, err := a.SoftDelete(t.Context(), l, "seg-1", storetest.Start, members, tick)
-		if err != nil || n != len(gone) {
-			t.Fatal(n, err)
+		done, err := a.SoftDelete(t.Context(), l, "seg-1", storetest.Start, members, tick)
+		if err != nil || done.Records != len(gone) {
+			t.Fatal(done, err)
 		}
 		classes := []string{hot.ID(1), hot.ID(2)}
 		for i := range classes {

@@ -113,9 +113,9 @@ func noWalks(t *testing.T, roles ...string) {
 		{"SoftDelete", func(ctx context.Context) error {
 			leaf := tick
 			leaf.Subject = "seg-1"
-			n, err := s.SoftDelete(ctx, lease, "seg-1", storetest.Start, members, leaf)
-			if err == nil && n != some {
-				err = fmt.Errorf("%d", n)
+			done, err := s.SoftDelete(ctx, lease, "seg-1", storetest.Start, members, leaf)
+			if err == nil && done.Records != some {
+				err = fmt.Errorf("%d", done.Records)
 			}
 			return err
 		}},

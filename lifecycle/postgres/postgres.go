@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -315,22 +316,35 @@ func (s *Store) Close() error {
 }
 
 // lockKey is the advisory lock that writers take. It reads "LOTK". The next one is for
-// migrations, the one after it for the log.
-const lockKey = int64(0x4c4f544b)
+// migrations, the one after it for the log, and the one after that, addedKey, keeps what
+// takes its time out of the way of the lock: see adding.
+const (
+	lockKey  = int64(0x4c4f544b)
+	addedKey = lockKey + 3
+)
 
 // lockMode is how a transaction takes the lock.
 type lockMode int
 
 const (
-	// shared: merging and placing holds, and what changes nothing that they
-	// read. A transaction that has it lets all others of its kind pass.
+	// shared: placing holds, and what changes nothing that they read. A transaction
+	// that has it lets all others of its kind pass.
 	shared lockMode = iota
+	// adding is shared for what adds records, links or lots of traces: a merge takes
+	// its time, and who wants the lock for himself waits for it before he stands in the
+	// queue for that, where holds would have to wait behind him.
+	adding
+	// between has no lock, and nothing is added meanwhile: all that was is seen.
+	between
 	// exclusive: what destroys, or opens what merges depend on. It sees every
 	// hold and every record whose call returned before it began. It waits in the
 	// queue for a moment only, for whoever comes behind it in the queue waits as
 	// well: then it steps back, and comes again. It is also what the trail's
 	// order hangs by: its leaf is above all that were committed before it.
 	exclusive
+	// deciding is exclusive for what asks what is held: it completes the traces before
+	// it asks for the lock, while nothing is added.
+	deciding
 	// sequencing: one at a time changes the log. That is another lock, which neither
 	// holds nor merges wait for.
 	sequencing
@@ -390,14 +404,7 @@ func (s *Store) attempt(ctx context.Context, mode lockMode, fn func(context.Cont
 		return err
 	}
 	defer conn.Release()
-	begin, lock, key := readCommitted, `SELECT pg_advisory_xact_lock_shared($1)`, lockKey
-	switch mode {
-	case exclusive:
-		begin, lock = readCommitted+`; `+inQueue, `SELECT pg_advisory_xact_lock($1)`
-	case sequencing:
-		lock, key = `SELECT pg_advisory_xact_lock($1)`, lockKey+2
-	}
-	inner, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: begin})
+	inner, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: readCommitted})
 	if err != nil {
 		return err
 	}
@@ -408,7 +415,7 @@ func (s *Store) attempt(ctx context.Context, mode lockMode, fn func(context.Cont
 		defer cancel()
 		_ = inner.Rollback(ctx) // nothing, once it is committed
 	}()
-	if _, err := tx.exec(ctx, lock, key); err != nil {
+	if err := tx.lock(ctx, mode); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
@@ -422,6 +429,38 @@ func (s *Store) attempt(ctx context.Context, mode lockMode, fn func(context.Cont
 		}
 	}
 	return tx.Commit(ctx)
+}
+
+// lock is what a transaction begins with. Everybody takes the locks in this order.
+func (tx *txn) lock(ctx context.Context, mode lockMode) error {
+	const one, many = `SELECT pg_advisory_xact_lock($1)`, `SELECT pg_advisory_xact_lock_shared($1)`
+	take := func(lock string, key int64) error {
+		_, err := tx.exec(ctx, lock, key)
+		return err
+	}
+	switch mode {
+	case sequencing:
+		return take(one, lockKey+2)
+	case shared:
+		return take(many, lockKey)
+	case adding:
+		if err := take(many, addedKey); err != nil {
+			return err
+		}
+		return take(many, lockKey)
+	}
+	if err := take(one, addedKey); err != nil || mode == between {
+		return err
+	}
+	if mode == deciding {
+		if err := tx.ensureTraced(ctx, math.MaxInt); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.exec(ctx, inQueue); err != nil {
+		return err
+	}
+	return take(one, lockKey)
 }
 
 // inTheWay says that a transaction failed because of another one, and may find

@@ -276,7 +276,7 @@ func (s *Store) MoveLegalHold(ctx context.Context, segment, vault string, from, 
 		err = s.write(ctx, shared, move)
 	} else {
 		err = s.untilTraced(ctx, func(budget int) error {
-			return s.write(ctx, exclusive, askingHolds(budget, move))
+			return s.write(ctx, deciding, askingHolds(budget, move))
 		})
 	}
 	if err != nil {

@@ -174,7 +174,7 @@ func archiveDestroyed(ctx context.Context, s *played) error {
 		err = s.AbandonSegment(ctx, s.lease, "seg-staged", told(lifecycle.ActionAbandoned))
 	}
 	if err == nil {
-		err = some(s.SoftDelete(ctx, s.lease, "seg-new", storetest.Start, []lifecycle.Member{{RecordID: "hot"}}, told(lifecycle.ActionArchived)))
+		err = softDeleted(s.SoftDelete(ctx, s.lease, "seg-new", storetest.Start, []lifecycle.Member{{RecordID: "hot"}}, told(lifecycle.ActionArchived)))
 	}
 	ids := []string{dueArchive.ID(1)}
 	if err == nil {
@@ -208,6 +208,8 @@ func some(n int, err error) error {
 	}
 	return err
 }
+
+func softDeleted(done lifecycle.SoftDeleted, err error) error { return some(done.Records, err) }
 
 func just[T any](_ T, err error) error { return err }
 
@@ -297,7 +299,7 @@ var operations = []operation{
 		return s.AbandonSegment(ctx, l, "seg-staged", told(lifecycle.ActionAbandoned))
 	}},
 	{name: "SoftDelete", may: []string{sweeper}, first: sweeping, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {
-		return some(s.SoftDelete(ctx, l, "seg-new", storetest.Start, []lifecycle.Member{{RecordID: "hot"}}, told(lifecycle.ActionArchived)))
+		return softDeleted(s.SoftDelete(ctx, l, "seg-new", storetest.Start, []lifecycle.Member{{RecordID: "hot"}}, told(lifecycle.ActionArchived)))
 	}},
 	{name: "SettleSegment", may: []string{sweeper}, first: sweeping, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {
 		return s.SettleSegment(ctx, l, "seg-new", told(lifecycle.ActionSettled))
@@ -332,7 +334,7 @@ var operations = []operation{
 	{name: "DropCiphertext of a month", may: []string{sweeper}, first: func(ctx context.Context, s *played) error {
 		err := sweeping(ctx, s)
 		if err == nil {
-			err = some(s.SoftDelete(ctx, s.lease, "seg-new", storetest.Start, []lifecycle.Member{{RecordID: "hot"}}, told(lifecycle.ActionArchived)))
+			err = softDeleted(s.SoftDelete(ctx, s.lease, "seg-new", storetest.Start, []lifecycle.Member{{RecordID: "hot"}}, told(lifecycle.ActionArchived)))
 		}
 		ids := []string{dueHot.ID(1), dueHot.ID(2)}
 		if err == nil {

@@ -149,15 +149,15 @@ func (s *Store) SettleSegment(ctx context.Context, l lifecycle.Lease, id string,
 	return s.moveSegment(ctx, l, id, lifecycle.Verified, lifecycle.Settled, leaf, nil)
 }
 
-func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment string, now time.Time, members []lifecycle.Member, leaf lifecycle.Leaf) (int, error) {
+func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment string, now time.Time, members []lifecycle.Member, leaf lifecycle.Leaf) (lifecycle.SoftDeleted, error) {
 	ids, sums := make([]string, len(members)), make([][]byte, len(members))
 	for i := range members {
 		ids[i], sums[i] = members[i].RecordID, members[i].Checksum[:]
 	}
 	type place struct{ no, class int64 }
-	n := 0
+	var done lifecycle.SoftDeleted
 	softDelete := func(ctx context.Context, tx *txn) error {
-		n = 0
+		done.Records = 0
 		g, err := one(ctx, tx, func(c *columns) place { return place{c.int(), c.int()} },
 			`SELECT segment_no, class_no FROM lotkeeper.segments WHERE segment_id = $1 AND state = 'verified' AND purge_leaf = 0`, segment)
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -196,16 +196,33 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		if err := exactly(len(seqs))(tx.exec(ctx, `DELETE FROM lotkeeper.deks WHERE seq = ANY($1)`, seqs)); err != nil {
 			return fmt.Errorf("couldn't drop DEKs: %w", err)
 		}
-		n = len(seqs)
+		done.Records = len(seqs)
 		return nil
 	}
 	err := s.untilTraced(ctx, func(budget int) error {
-		return s.fenced(ctx, exclusive, l, askingHolds(budget, softDelete))
+		return s.fenced(ctx, deciding, l, timed(&done.Locked, askingHolds(budget, softDelete)))
 	})
 	if err != nil {
-		return 0, fmt.Errorf("couldn't soft-delete the records of segment %s: %w", segment, err)
+		return lifecycle.SoftDeleted{}, fmt.Errorf("couldn't soft-delete the records of segment %s: %w", segment, err)
 	}
-	return n, nil
+	return done, nil
+}
+
+// timed measures fn by the server's clock. What the commit takes comes on top.
+func timed(took *time.Duration, fn func(context.Context, *txn) error) func(context.Context, *txn) error {
+	return func(ctx context.Context, tx *txn) error {
+		const clock = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
+		before, err := one(ctx, tx, (*columns).int, clock)
+		if err != nil {
+			return err
+		}
+		if err := fn(ctx, tx); err != nil {
+			return err
+		}
+		after, err := one(ctx, tx, (*columns).int, clock)
+		*took = time.Duration(after-before) * time.Microsecond
+		return err
+	}
 }
 
 func (tx *txn) markArchived(ctx context.Context, segmentNo, leafID int64, seqs []int64) error {
@@ -341,7 +358,7 @@ func (s *Store) Execute(ctx context.Context, l lifecycle.Lease, now time.Time, c
 			return err
 		}
 		seen = mark
-		return s.fenced(ctx, exclusive, l, askingHolds(budget, func(ctx context.Context, tx *txn) error {
+		return s.fenced(ctx, deciding, l, askingHolds(budget, func(ctx context.Context, tx *txn) error {
 			n, err := one(ctx, tx, (*columns).int, `SELECT (SELECT count(*) FROM lotkeeper.hold_lots WHERE lot_no > $1)
 				+ 100 * (SELECT count(*) FROM lotkeeper.hold_scopes WHERE scope_no > $2)`, seen.lot, seen.scope)
 			if err != nil {

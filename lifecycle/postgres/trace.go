@@ -20,8 +20,8 @@ import (
 // It is complete when each of its lots is expanded (up to expanded_to: the lots that
 // a link connects it with are in) and all that has arrived was considered (up to
 // the leaf traced_to: links that touch a lot that was expanded before them, and
-// records that begin a trace). Leaves are numbered under the lock, shared by those
-// that merge. So who has it exclusively knows that nothing with a lower number is
+// records that begin a trace). Leaves are numbered under the lock that those share who
+// add something. So who has that for himself knows that nothing with a lower number is
 // still on its way, and who remembers the highest number from then does too.
 
 const (
@@ -70,23 +70,22 @@ func newestMerge(ctx context.Context, q querier) (int64, error) {
 }
 
 // TraceHolds takes its steps one transaction each. They share the lock, so that a
-// hold need not wait for them.
+// hold need not wait for them, and what decides takes its turn between two.
 func (s *Store) TraceHolds(ctx context.Context) error {
 	scopes, err := behind(ctx, s.pool)
 	if err != nil || len(scopes) == 0 {
 		return err
 	}
-	// Whatever has a lower number than what is seen here is committed: nobody else
-	// has the lock.
+	// Whatever has a lower number than what is seen here is committed.
 	var newest int64
-	if err := s.write(ctx, exclusive, func(ctx context.Context, tx *txn) (err error) {
+	if err := s.write(ctx, between, func(ctx context.Context, tx *txn) (err error) {
 		newest, err = newestMerge(ctx, tx)
 		return err
 	}); err != nil {
 		return fmt.Errorf("couldn't trace holds: %w", err)
 	}
 	for done := false; !done; {
-		if err := s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
+		if err := s.write(ctx, adding, func(ctx context.Context, tx *txn) error {
 			budget := traceBudget
 			done, err = tx.considerAll(ctx, scopes, newest, &budget)
 			return err
@@ -99,7 +98,7 @@ func (s *Store) TraceHolds(ctx context.Context) error {
 	}
 	for _, sc := range scopes {
 		for done := false; !done; {
-			if err := s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
+			if err := s.write(ctx, adding, func(ctx context.Context, tx *txn) error {
 				budget := traceBudget
 				done, err = tx.follow(ctx, sc, newest, &budget, true)
 				return err
@@ -111,8 +110,8 @@ func (s *Store) TraceHolds(ctx context.Context) error {
 	return nil
 }
 
-// askingHolds makes fn, of a transaction that has the lock for itself, one that may ask
-// what is held.
+// askingHolds makes fn, of a transaction that is deciding, one that may ask what is held.
+// What is left to trace is that of holds which were placed just before the lock.
 func askingHolds(budget int, fn func(context.Context, *txn) error) func(context.Context, *txn) error {
 	return func(ctx context.Context, tx *txn) error {
 		if err := tx.ensureTraced(ctx, budget); err != nil {
@@ -139,8 +138,8 @@ func (s *Store) untilTraced(ctx context.Context, try func(budget int) error) err
 	}
 }
 
-// ensureTraced completes the closures of all open holds. The transaction has the
-// lock for itself. errBehind if that takes more than the budget.
+// ensureTraced completes the closures of all open holds that are seen. Nothing is added
+// meanwhile. errBehind if that takes more than the budget.
 func (tx *txn) ensureTraced(ctx context.Context, budget int) error {
 	scopes, err := behind(ctx, tx)
 	if err != nil || len(scopes) == 0 {
@@ -181,11 +180,25 @@ func (tx *txn) considerAll(ctx context.Context, scopes []traced, newest int64, b
 			ways[sc.scope.Trace] = append(ways[sc.scope.Trace], sc.no)
 		}
 	}
-	// In order, so that two that do this at once wait for each other.
+	// In order, so that two that do this at once wait for each other. A scope that has
+	// no lot expanded yet, since its hold was just placed, needs none of the links: each
+	// of its lots gets them when it is.
 	from := newest
-	if err := each(ctx, tx, func(c *columns) { from = min(from, c.int()) },
-		`SELECT traced_to FROM lotkeeper.hold_traces WHERE scope_no = ANY($1) ORDER BY scope_no FOR UPDATE`, exact); err != nil {
+	var fresh []int64
+	if err := each(ctx, tx, func(c *columns) {
+		no, to, expanded := c.int(), c.int(), c.int()
+		if expanded == 0 {
+			fresh = append(fresh, no)
+		} else {
+			from = min(from, to)
+		}
+	}, `SELECT scope_no, traced_to, expanded_to FROM lotkeeper.hold_traces WHERE scope_no = ANY($1) ORDER BY scope_no FOR UPDATE`, exact); err != nil {
 		return false, err
+	}
+	if len(fresh) > 0 {
+		if _, err := tx.exec(ctx, `UPDATE lotkeeper.hold_traces SET traced_to = $2 WHERE scope_no = ANY($1) AND traced_to < $2`, fresh, newest); err != nil {
+			return false, err
+		}
 	}
 	for from < newest {
 		if *budget <= 0 {

@@ -38,9 +38,9 @@ func kept(t *testing.T, s *Store, l lifecycle.Lease, ids []string, want ...strin
 	for _, id := range ids {
 		m = append(m, lifecycle.Member{RecordID: id})
 	}
-	n, err := s.SoftDelete(t.Context(), l, "seg-1", storetest.Start, m, tick)
-	if err != nil || n != len(ids)-len(want) {
-		t.Errorf("archived %d of %q, %v, want all but %q", n, ids, err, want)
+	done, err := s.SoftDelete(t.Context(), l, "seg-1", storetest.Start, m, tick)
+	if err != nil || done.Records != len(ids)-len(want) {
+		t.Errorf("archived %d of %q, %v, want all but %q", done.Records, ids, err, want)
 	}
 	for _, id := range want {
 		if r, err := s.Row(t.Context(), id); err != nil || r.State != lifecycle.Active {

@@ -128,13 +128,13 @@ func (p *plant) sweep() (left []string) {
 	for _, r := range p.rows(lifecycle.Active) {
 		members = append(members, lifecycle.Member{RecordID: r.RecordID, Checksum: r.Checksum})
 	}
-	n, err := p.SoftDelete(p.Context(), p.lease, "seg-1", storetest.Start, members, tick)
+	done, err := p.SoftDelete(p.Context(), p.lease, "seg-1", storetest.Start, members, tick)
 	p.ok(err)
 	for _, r := range p.rows(lifecycle.Active) {
 		left = append(left, r.RecordID)
 	}
-	if n+len(left) != len(members) {
-		p.Fatalf("archived %d of %d, and %d are left", n, len(members), len(left))
+	if done.Records+len(left) != len(members) {
+		p.Fatalf("archived %d of %d, and %d are left", done.Records, len(members), len(left))
 	}
 	return left
 }

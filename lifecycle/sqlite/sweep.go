@@ -238,19 +238,18 @@ func (s *Store) SettleSegment(ctx context.Context, l lifecycle.Lease, id string,
 	})
 }
 
-func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment string, now time.Time, members []lifecycle.Member, leaf lifecycle.Leaf) (int, error) {
+func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment string, now time.Time, members []lifecycle.Member, leaf lifecycle.Leaf) (done lifecycle.SoftDeleted, err error) {
 	pairs := make([][2]string, len(members))
 	for i, m := range members {
 		pairs[i] = [2]string{m.RecordID, hex.EncodeToString(m.Checksum[:])}
 	}
 	want, err := json.Marshal(pairs)
 	if err != nil {
-		return 0, err
+		return done, err
 	}
-	n := 0
 	fenced := func(fn func(context.Context, *sql.Tx) error) error { return s.fenced(ctx, l, fn) }
-	err = s.traced(ctx, fenced, func(ctx context.Context, tx *sql.Tx) error {
-		n = 0
+	err = s.traced(ctx, fenced, timed(&done.Locked, func(ctx context.Context, tx *sql.Tx) error {
+		done.Records = 0
 		var segmentNo, classNo int64
 		if err := tx.QueryRowContext(ctx, `SELECT segment_no, class_no FROM segments WHERE segment_id = ? AND state = 'verified' AND purge_leaf = 0`, segment).Scan(&segmentNo, &classNo); err != nil {
 			if err == sql.ErrNoRows {
@@ -303,13 +302,30 @@ func (s *Store) SoftDelete(ctx context.Context, l lifecycle.Lease, segment strin
 		if err := exactly(len(seqs))(tx.ExecContext(ctx, `DELETE FROM deks WHERE seq IN (SELECT value FROM json_each(?))`, ids)); err != nil {
 			return fmt.Errorf("couldn't drop DEKs: %w", err)
 		}
-		n = len(seqs)
+		done.Records = len(seqs)
 		return nil
-	})
+	}))
 	if err != nil {
-		return 0, fmt.Errorf("couldn't soft-delete the records of segment %s: %w", segment, err)
+		return lifecycle.SoftDeleted{}, fmt.Errorf("couldn't soft-delete the records of segment %s: %w", segment, err)
 	}
-	return n, nil
+	return done, nil
+}
+
+// timed measures fn by the machine's clock. What the commit takes comes on top.
+func timed(took *time.Duration, fn func(context.Context, *sql.Tx) error) func(context.Context, *sql.Tx) error {
+	return func(ctx context.Context, tx *sql.Tx) error {
+		const clock = `SELECT unixepoch('subsec')`
+		var before, after float64
+		if err := tx.QueryRowContext(ctx, clock).Scan(&before); err != nil {
+			return err
+		}
+		if err := fn(ctx, tx); err != nil {
+			return err
+		}
+		err := tx.QueryRowContext(ctx, clock).Scan(&after)
+		*took = time.Duration((after - before) * float64(time.Second))
+		return err
+	}
 }
 
 func markArchived(ctx context.Context, tx *sql.Tx, segmentNo, leafID int64, seqs []int64) error {

@@ -187,8 +187,8 @@ func (f *Faulty) AbandonSegment(ctx context.Context, l lifecycle.Lease, id strin
 	return f.do("AbandonSegment", func() error { return f.Store.AbandonSegment(ctx, l, id, leaf) })
 }
 
-func (f *Faulty) SoftDelete(ctx context.Context, l lifecycle.Lease, segment string, now time.Time, members []lifecycle.Member, leaf lifecycle.Leaf) (int, error) {
-	return get(f, "SoftDelete", func() (int, error) { return f.Store.SoftDelete(ctx, l, segment, now, members, leaf) })
+func (f *Faulty) SoftDelete(ctx context.Context, l lifecycle.Lease, segment string, now time.Time, members []lifecycle.Member, leaf lifecycle.Leaf) (lifecycle.SoftDeleted, error) {
+	return get(f, "SoftDelete", func() (lifecycle.SoftDeleted, error) { return f.Store.SoftDelete(ctx, l, segment, now, members, leaf) })
 }
 
 func (f *Faulty) SettleSegment(ctx context.Context, l lifecycle.Lease, id string, leaf lifecycle.Leaf) error {

@@ -221,10 +221,10 @@ func members(rows ...lifecycle.Sealed) []lifecycle.Member {
 // softDelete wants so many of the records archived.
 func (k *kit) softDelete(want int, segment string, now time.Time, m []lifecycle.Member) {
 	k.Helper()
-	n, err := k.SoftDelete(k.ctx, k.lease, segment, now, m, leaf(lifecycle.ActionArchived))
+	done, err := k.SoftDelete(k.ctx, k.lease, segment, now, m, leaf(lifecycle.ActionArchived))
 	k.ok(err)
-	if n != want {
-		k.Fatalf("soft-deleted %d of %d, want %d", n, len(m), want)
+	if done.Records != want {
+		k.Fatalf("soft-deleted %d of %d, want %d", done.Records, len(m), want)
 	}
 }
 

@@ -365,10 +365,10 @@ func (k *kit) softDeleteOf(want int, segment string, m []lifecycle.Member) lifec
 	k.Helper()
 	l := leaf(lifecycle.ActionArchived)
 	l.Subject = segment
-	n, err := k.SoftDelete(k.ctx, k.lease, segment, Start, m, l)
+	done, err := k.SoftDelete(k.ctx, k.lease, segment, Start, m, l)
 	k.ok(err)
-	if n != want {
-		k.Fatalf("soft-deleted %d of %d, want %d", n, len(m), want)
+	if done.Records != want {
+		k.Fatalf("soft-deleted %d of %d, want %d", done.Records, len(m), want)
 	}
 	return k.newest(lifecycle.ActionArchived)
 }

@@ -46,8 +46,8 @@ func purgeStore(k *kit) {
 	k.verified("seg-1", a.ArchiveClass, 3)
 	told := leaf(lifecycle.ActionArchived)
 	told.Subject = "seg-1"
-	if n, err := k.SoftDelete(k.ctx, k.lease, "seg-1", Start, members(a, b, held), told); err != nil || n != 3 {
-		k.Fatalf("soft-deleted %d, %v", n, err)
+	if done, err := k.SoftDelete(k.ctx, k.lease, "seg-1", Start, members(a, b, held), told); err != nil || done.Records != 3 {
+		k.Fatalf("soft-deleted %d, %v", done.Records, err)
 	}
 	k.ok(k.SettleSegment(k.ctx, k.lease, "seg-1", leaf(lifecycle.ActionSettled)))
 	k.archive("seg-young", young)

@@ -356,7 +356,9 @@ func (w *worker) call(store lifecycle.Store, s step, returned *int64) (a answer,
 		if w.Race.SoftDelete != nil {
 			n, err = w.Race.SoftDelete(ctx, store, w.lease, segment, Start, m, leaf(lifecycle.ActionArchived), w.between(s.set))
 		} else {
-			n, err = store.SoftDelete(ctx, w.lease, segment, Start, m, leaf(lifecycle.ActionArchived))
+			var done lifecycle.SoftDeleted
+			done, err = store.SoftDelete(ctx, w.lease, segment, Start, m, leaf(lifecycle.ActionArchived))
+			n = done.Records
 		}
 		if err := ended(err); err != nil {
 			return a, err

@@ -65,7 +65,7 @@ func (k *kit) disagree(segment string, rows []lifecycle.Sealed, want func(*lifec
 		before[r.RecordID] = r.WrappedDEK
 	}
 	k.verified(segment, rows[0].ArchiveClass, len(rows))
-	n, err := k.SoftDelete(k.ctx, k.lease, segment, Start, members(rows...), leaf(lifecycle.ActionArchived))
+	done, err := k.SoftDelete(k.ctx, k.lease, segment, Start, members(rows...), leaf(lifecycle.ActionArchived))
 	k.ok(err)
 	held, free := sortedIDs(rows, want)
 	var says []string
@@ -76,8 +76,8 @@ func (k *kit) disagree(segment string, rows []lifecycle.Sealed, want func(*lifec
 	}
 	differ("kept by SoftDelete", k.idsOf(lifecycle.Query{RecordIDs: ids, State: lifecycle.Active}), held)
 	differ("archived by SoftDelete", k.idsOf(lifecycle.Query{RecordIDs: ids, State: lifecycle.Archived}), free)
-	if n != len(free) {
-		says = append(says, fmt.Sprintf("SoftDelete says it took %d, want %d", n, len(free)))
+	if done.Records != len(free) {
+		says = append(says, fmt.Sprintf("SoftDelete says it took %d, want %d", done.Records, len(free)))
 	}
 	for _, id := range held {
 		if s, err := k.SealedRow(k.ctx, id); err != nil || string(s.WrappedDEK) != string(before[id]) {

@@ -355,9 +355,9 @@ func tracing(k *kit) {
 // softDeleted takes what it can of the records.
 func (k *kit) softDeleted(segment string, rows []lifecycle.Sealed) int {
 	k.Helper()
-	n, err := k.SoftDelete(k.ctx, k.lease, segment, Start, members(rows...), leaf(lifecycle.ActionArchived))
+	done, err := k.SoftDelete(k.ctx, k.lease, segment, Start, members(rows...), leaf(lifecycle.ActionArchived))
 	k.ok(err)
-	return n
+	return done.Records
 }
 
 // keeps wants exactly these of the rows kept by a SoftDelete of all that are given,
@@ -623,9 +623,9 @@ func traceAmongOthers(k *kit) {
 		for i := range rounds {
 			// The last that may have arrived, first.
 			rows := []lifecycle.Sealed{a[rounds-1-i], b[rounds-1-i], a[i], b[i], free[i]}
-			n, err := k.SoftDelete(k.ctx, k.lease, "seg-1", Start, members(rows...), leaf(lifecycle.ActionArchived))
-			if err != nil || n != 1 {
-				k.Errorf("archived %d, %v, want the free one", n, err)
+			done, err := k.SoftDelete(k.ctx, k.lease, "seg-1", Start, members(rows...), leaf(lifecycle.ActionArchived))
+			if err != nil || done.Records != 1 {
+				k.Errorf("archived %d, %v, want the free one", done.Records, err)
 			}
 		}
 	}
