@@ -8,10 +8,13 @@ import (
 	"time"
 
 	"github.com/go-playground/validator/v10"
+
+	"github.com/lotkeeper/lotkeeper/lifecycle/policy"
 )
 
-// Policy says when a record leaves the hot store and when its last copy may
-// go. It cannot move the law's floor, see PurgeNotBefore.
+// Policy is the configuration's: it decides until the first policy is applied. It says
+// when a record leaves the hot store and when its last copy may go, and cannot move the
+// law's floor, see PurgeNotBefore.
 type Policy struct {
 	Name string `json:"name" yaml:"name" validate:"required,max=64,printascii"`
 	// ArchiveAfterDays counts days of 24 hours from the event's instant. UTC
@@ -48,9 +51,14 @@ func (p Policy) Hash() string {
 	return hex.EncodeToString(sum[:])
 }
 
+// rules is the policy as the one rule that it is.
+func (p Policy) rules() *policy.Policy {
+	return policy.OfDays(p.Name, p.ArchiveAfterDays, p.PurgeAfterYears, p.Hash())
+}
+
 // latest is the last instant that a stored time can name. What would fall due
 // after it never does.
-var latest = time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC)
+var latest = policy.Never
 
 func clamp(t time.Time) time.Time {
 	if t.After(latest) {
@@ -81,20 +89,7 @@ func (p Policy) PurgeAt(event, obtained time.Time) time.Time {
 	return at
 }
 
-// PurgeNotBefore is the law's floor: no policy can end a record's last copy
-// before it. 21 CFR 1.1455(d) asks for 2 years from the date the record was
-// created or obtained, which are calendar years: 731 days where a 29 February
-// lies between. The date is the later of the event's and the record's; a 29
-// February counts as 1 March; and two days are added, because where the record
-// was written the date may have been one later than in UTC, or the day of its
-// anniversary may end half a day later than UTC's. This is code, not
-// configuration.
+// PurgeNotBefore is the law's floor: no policy can end a record's last copy before it.
 func PurgeNotBefore(event, obtained time.Time) time.Time {
-	from := obtained.UTC()
-	if event.After(from) {
-		from = event.UTC()
-	}
-	day := time.Date(from.Year(), from.Month(), from.Day(), 0, 0, 0, 0, time.UTC)
-	// AddDate normalises 29 February of a common year to 1 March.
-	return clamp(day.AddDate(2, 0, 0).AddDate(0, 0, 2))
+	return policy.NotBefore(event, obtained)
 }
