@@ -51,6 +51,10 @@ var permitted = []struct {
 	{"receipt list", "receipt list", databaseRoles},
 	{"receipt show", "receipt show hot-2024-09-13-1", readingRoles},
 	{"receipt issue", "receipt issue hot-2024-09-13-1", []string{"auditor"}},
+	{"policy apply", "policy apply policy.yaml", []string{"admin"}},
+	{"policy show", "policy show", databaseRoles},
+	{"policy history", "policy history", databaseRoles},
+	{"policy simulate", "policy simulate policy.yaml", readingRoles},
 	{"vault list", "vault list", databaseRoles},
 	{"vault add", "vault add second", []string{"admin"}},
 	{"vault sync", "vault sync second", []string{"sweeper"}},
@@ -78,6 +82,7 @@ func newManned(t *testing.T) *manned {
 	m.env = []string{"LOTKEEPER_CONFIG=" + m.file("lotkeeper.yaml",
 		"data: data\nstore: "+d.URL()+"\nvaults:\n  - {name: first, url: 'dir:first'}\n  - {name: second, url: 'dir:second'}\n")}
 	m.owner = m.env
+	m.file("policy.yaml", "version: 1\nname: p\nrules: [{name: r, citation: c, action: archive_then_shred}]\n")
 	m.file("records.jsonl", `{"record_id":"old","traceability_lot_code":"L-OLD","event_timestamp":"2022-09-14T08:30:00Z","kde_payload":{"a":1}}
 {"record_id":"young","traceability_lot_code":"L-YOUNG","event_timestamp":"2199-09-14T08:30:00Z","kde_payload":{"a":1},"retention_hold":true}
 `)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/cte"
+	"github.com/lotkeeper/lotkeeper/lifecycle/policy"
 )
 
 // Inspector is a Store that can be tried out beyond what opening it asks.
@@ -43,7 +44,12 @@ func (e *Engine) Examine(ctx context.Context) []Check {
 			add("database", c)
 		}
 	}
-	ask("policy", "as initialised", fmt.Sprintf("%s: archive_after_days %d, purge_after_years %d", e.Policy.Name, e.Policy.ArchiveAfterDays, e.Policy.PurgeAfterYears), e.checkPolicy(ctx))
+	inForce, err := e.InForce(ctx)
+	if inForce != nil && inForce.Hash() != e.Policy.Hash() {
+		ask("policy", "applied", fmt.Sprintf("%s, %s: %d rules", inForce.Name(), inForce.Hash(), len(inForce.Rules())), e.checkReviews(inForce))
+	} else {
+		ask("policy", "as initialised", fmt.Sprintf("%s: archive_after_days %d, purge_after_years %d", e.Policy.Name, e.Policy.ArchiveAfterDays, e.Policy.PurgeAfterYears), err)
+	}
 	status, err := e.Keys.Status(ctx)
 	if err == nil {
 		err = e.CheckKeyring(ctx)
@@ -154,6 +160,14 @@ func (e *Engine) origin(ctx context.Context) (o Origin, err error) {
 		return o, fmt.Errorf("leaf %d: %w", leaves[0].ID, err)
 	}
 	return o, nil
+}
+
+// checkReviews finds rules that nobody has looked at again in time.
+func (e *Engine) checkReviews(p *policy.Policy) error {
+	if overdue := p.Overdue(e.Now()); len(overdue) > 0 {
+		return &Refused{"policy", "past its review_by: rule " + strings.Join(overdue, ", "), "have the rule looked at, set its next review_by, and type: lotkeeper policy apply FILE"}
+	}
+	return nil
 }
 
 // checkPolicy refuses another policy than the database was made with: the day on

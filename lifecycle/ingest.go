@@ -10,6 +10,7 @@ import (
 
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/cte"
+	"github.com/lotkeeper/lotkeeper/lifecycle/policy"
 	"github.com/lotkeeper/lotkeeper/shred"
 )
 
@@ -38,32 +39,37 @@ type IngestOptions struct {
 // IngestResult counts rows. Read is the sum of Accepted, Duplicates,
 // Conflicts and Rejected; Gaps counts the accepted records that have any.
 type IngestResult struct {
-	RunID       string `json:"run_id"`
-	Read        int    `json:"read"`
-	Accepted    int    `json:"accepted"`
-	Duplicates  int    `json:"duplicates"`
-	Conflicts   int    `json:"conflicts"`
-	Rejected    int    `json:"rejected"`
-	Gaps        int    `json:"gaps"`
+	RunID      string `json:"run_id"`
+	Read       int    `json:"read"`
+	Accepted   int    `json:"accepted"`
+	Duplicates int    `json:"duplicates"`
+	Conflicts  int    `json:"conflicts"`
+	Rejected   int    `json:"rejected"`
+	Gaps       int    `json:"gaps"`
+	// Kept counts the accepted records that are never due: no rule matches them, or
+	// their rule cannot be decided.
+	Kept        int    `json:"kept"`
 	RejectsFile string `json:"rejects_file"`
 }
 
 // ingest is the state of one run.
 type ingest struct {
 	*Engine
-	keys  *keyring
-	opt   IngestOptions
-	runID string
-	now   time.Time
-	res   IngestResult
-	file  string
+	policy *policy.Policy
+	keys   *keyring
+	opt    IngestOptions
+	runID  string
+	now    time.Time
+	res    IngestResult
+	file   string
 }
 
 // Ingest takes in files, a batch at a time; memory follows the batch. When it
 // returns an error, what was counted as accepted is in, and ingesting the same
 // files again adds the rest and counts the others as duplicates.
 func (e *Engine) Ingest(ctx context.Context, inputs []Input, opt IngestOptions) (res IngestResult, err error) {
-	if err := e.checkPolicy(ctx); err != nil {
+	inForce, err := e.InForce(ctx)
+	if err != nil {
 		return res, err
 	}
 	if err := e.checkLog(ctx); err != nil {
@@ -72,7 +78,7 @@ func (e *Engine) Ingest(ctx context.Context, inputs []Input, opt IngestOptions) 
 	if err := e.CheckKeyring(ctx); err != nil {
 		return res, err
 	}
-	in := &ingest{Engine: e, keys: e.keyring(), opt: opt, now: e.Now().UTC()}
+	in := &ingest{Engine: e, policy: inForce, keys: e.keyring(), opt: opt, now: e.Now().UTC()}
 	info, err := e.Store.Info(ctx)
 	if err != nil {
 		return res, err
@@ -89,7 +95,7 @@ func (e *Engine) Ingest(ctx context.Context, inputs []Input, opt IngestOptions) 
 		names[i] = f.Name
 	}
 	run := Run{ID: in.runID, Kind: "ingest", Actor: e.Actor, StartedAt: in.now}
-	if _, err := e.Store.BeginRun(ctx, run, e.leaf(in.now, ActionRunStarted, run.ID, run.ID, map[string]any{"kind": run.Kind, "files": names})); err != nil {
+	if _, err := e.Store.BeginRun(ctx, run, e.leaf(in.now, ActionRunStarted, run.ID, run.ID, map[string]any{"kind": run.Kind, "files": names, "policy_hash": inForce.Hash()})); err != nil {
 		return res, err // without a run: none has begun
 	}
 	for _, f := range inputs {
@@ -169,6 +175,7 @@ type arrival struct {
 	*cte.Record
 	line      int // of its file, that it began on
 	row       Row
+	schedule  policy.Schedule
 	canonical []byte
 }
 
@@ -224,10 +231,13 @@ func (in *ingest) prepare(r *cte.Record, line int) arrival {
 	a := arrival{Record: r, line: line, canonical: r.AppendLine(nil), row: Row{
 		RecordID: r.RecordID, TLC: r.TLC, TLCSource: r.TLCSource, EventType: r.EventType,
 		EventTimestamp: r.EventTimestamp, CreatedOrObtainedAt: r.CreatedOrObtainedAt,
-		DueAt:          in.Policy.DueAt(r.EventTimestamp),
 		PurgeNotBefore: PurgeNotBefore(r.EventTimestamp, r.CreatedOrObtainedAt),
 		Location:       r.Location(), Product: r.Product(), State: Active,
 	}}
+	facts := a.row.facts()
+	facts.Labels, facts.LabelsUnknown = r.Labels, false
+	a.schedule = in.policy.Schedule(facts)
+	a.row.DueAt = a.schedule.Due
 	a.row.Checksum = cte.Checksum(a.canonical)
 	for _, g := range r.Gaps(in.now) {
 		a.row.Gaps = append(a.row.Gaps, g.KDE)
@@ -278,8 +288,12 @@ func (in *ingest) take(ctx context.Context, batch []arrival) error {
 			return err
 		}
 		sums, rows := make([][32]byte, len(sealed)), make([][32]byte, len(sealed))
-		gaps := 0
+		gaps, kept := 0, 0
 		for i := range sealed {
+			if rest[i].schedule.Kept != "" {
+				kept++
+				in.Log.Info().Str("record_id", rest[i].RecordID).Str("reason", rest[i].schedule.Kept).Msg("the record is kept: it has no day on which it is due")
+			}
 			sums[i], rows[i] = sealed[i].Checksum, RowHash(&sealed[i].Row, sealed[i].Inputs)
 			if len(sealed[i].Gaps) > 0 {
 				gaps++
@@ -287,7 +301,7 @@ func (in *ingest) take(ctx context.Context, batch []arrival) error {
 		}
 		checksumRoot, rowRoot := archive.Root(sums), archive.Root(rows)
 		leaf := in.leaf(in.Now(), ActionIngested, in.runID, "", map[string]any{
-			"records": len(sealed), "checksum_root": hexOf(checksumRoot), "row_root": hexOf(rowRoot), "file": in.file, "policy_hash": in.Policy.Hash()})
+			"records": len(sealed), "checksum_root": hexOf(checksumRoot), "row_root": hexOf(rowRoot), "file": in.file, "policy_hash": in.policy.Hash()})
 		res, err := in.Store.Merge(ctx, sealed, holds, leaf)
 		if err != nil {
 			return err
@@ -295,6 +309,7 @@ func (in *ingest) take(ctx context.Context, batch []arrival) error {
 		if len(res.Exists) == 0 && len(res.Closed) == 0 {
 			in.res.Accepted += res.Inserted
 			in.res.Gaps += gaps
+			in.res.Kept += kept
 			return nil
 		}
 		in.keys.closed(res.Closed)
@@ -419,7 +434,7 @@ func (in *ingest) seal(ctx context.Context, batch []arrival) ([]Sealed, []Placem
 	for i := range batch {
 		r := &batch[i]
 		out[i].Row, out[i].Inputs = r.row, r.InputLots
-		periods = append(periods, HotPeriod(r.row.DueAt), archivePeriodFrom(in.Policy.PurgeAt(r.EventTimestamp, r.CreatedOrObtainedAt), in.now))
+		periods = append(periods, HotPeriod(r.row.DueAt), archivePeriodFrom(r.schedule.Purge, in.now))
 	}
 	if err := in.keys.classes(ctx, in.runID, periods); err != nil {
 		return nil, nil, err

@@ -172,7 +172,11 @@ func (e *Engine) resealAgain(ctx context.Context, again []shred.Evidence) (moved
 	if len(left) == 0 {
 		return 0, nil
 	}
-	s := &sweep{Engine: e, now: e.Now().UTC(), keys: e.keyring(), failed: map[int64]bool{}}
+	p, err := e.newestPolicy(ctx)
+	if err != nil {
+		return 0, err
+	}
+	s := &sweep{Engine: e, policy: p, now: e.Now().UTC(), keys: e.keyring(), failed: map[int64]bool{}}
 	if s.res.RunID, err = e.newID("run", s.now); err != nil {
 		return 0, err
 	}

@@ -98,6 +98,9 @@ const (
 	ActionVaultCopied    = "vault-copied"
 	ActionVaultActive    = "vault-active"
 	ActionVaultRetiring  = "vault-retiring"
+	ActionPolicyApplied  = "policy-applied"
+	ActionPolicyProposed = "policy-proposed"
+	ActionPolicyRefused  = "policy-refused"
 )
 
 // Actions lists them, for whoever chooses from them.
@@ -108,6 +111,7 @@ var Actions = []string{
 	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionReceipt, ActionClassMoved, ActionRearchived, ActionPurged, ActionObjectsDeleted, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
 	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionReconciled, ActionDryRun, ActionRefused,
 	ActionVaultAdded, ActionVaultCopied, ActionVaultActive, ActionVaultRetiring,
+	ActionPolicyApplied, ActionPolicyProposed, ActionPolicyRefused,
 }
 
 // With adds one field to the leaf's body: what only the Store knows, such as

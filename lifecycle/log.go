@@ -171,6 +171,10 @@ func (e *Engine) Publish(ctx context.Context) (Publication, error) {
 	if err != nil {
 		return res, err
 	}
+	until, err := e.logLock(ctx)
+	if err != nil {
+		return res, err
+	}
 	res.Vaults = make([]LogPublication, len(vaults))
 	errs := make([]error, len(vaults))
 	var wg sync.WaitGroup
@@ -184,7 +188,7 @@ func (e *Engine) Publish(ctx context.Context) (Publication, error) {
 			}
 			err := away[v.Name()]
 			if err == nil {
-				err = e.publishTo(ctx, v, p.Size, res.Size, checkpoint)
+				err = e.publishTo(ctx, v, p.Size, res.Size, checkpoint, until)
 			}
 			if err != nil {
 				p.Problem, errs[i] = err.Error(), fmt.Errorf("vault %s: %w", v.Name(), err)
@@ -220,16 +224,16 @@ func (e *Engine) logVaults(ctx context.Context, fits func(VaultRow) bool) ([]arc
 	return out, nil
 }
 
-func (e *Engine) publishTo(ctx context.Context, v archive.Vault, from, size int64, checkpoint []byte) error {
+func (e *Engine) publishTo(ctx context.Context, v archive.Vault, from, size int64, checkpoint []byte, until time.Time) error {
 	for o, err := range audit.Objects(from, size, e.storedHashes(ctx), e.logBytes(ctx)) {
 		if err != nil {
 			return fmt.Errorf("couldn't read the log: %w", err)
 		}
-		if err := e.putLog(ctx, v, o.Key, o.Bytes); err != nil {
+		if err := e.putLog(ctx, v, o.Key, o.Bytes, until); err != nil {
 			return err
 		}
 	}
-	if err := e.putLog(ctx, v, audit.CheckpointKey(size), checkpoint); err != nil {
+	if err := e.putLog(ctx, v, audit.CheckpointKey(size), checkpoint, until); err != nil {
 		return err
 	}
 	return e.Store.Published(ctx, v.Name(), size)
@@ -257,15 +261,19 @@ func (e *Engine) logBytes(ctx context.Context) func(from, to int64) (entries, de
 	}
 }
 
-// LogLock is how long what the log says today is locked: as long as the archived copy
+// logLock is until when what the log says today is locked: as long as the archived copy
 // of a record of today lives.
-func (e *Engine) logLock(now time.Time) time.Time {
-	return archive.WholeSecond(e.Policy.PurgeAt(now, now).Add(e.Limits.MinLock))
+func (e *Engine) logLock(ctx context.Context) (time.Time, error) {
+	p, err := e.newestPolicy(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return archive.WholeSecond(p.Longest(e.Now()).Add(e.Limits.MinLock)), nil
 }
 
-func (e *Engine) putLog(ctx context.Context, v archive.Vault, key string, b []byte) error {
+func (e *Engine) putLog(ctx context.Context, v archive.Vault, key string, b []byte, until time.Time) error {
 	_, err := v.Put(ctx, key, bytes.NewReader(b), archive.PutOptions{
-		SHA256: sha256.Sum256(b), Size: int64(len(b)), Mode: archive.Compliance, RetainUntil: e.logLock(e.Now())})
+		SHA256: sha256.Sum256(b), Size: int64(len(b)), Mode: archive.Compliance, RetainUntil: until})
 	if err == nil {
 		return nil
 	}

@@ -98,6 +98,7 @@ type known struct {
 	vaults   []lifecycle.VaultRow
 	legal    []lifecycle.HeldCopy
 	archived []string
+	policies []string
 }
 
 func (w *world) known() (s known) {
@@ -127,6 +128,11 @@ func (w *world) known() (s known) {
 	fail()
 	s.archived = w.export(lifecycle.Query{State: lifecycle.Archived})
 	slices.Sort(s.archived)
+	history, err := w.PolicyHistory(ctx)
+	fail()
+	for _, v := range history {
+		s.policies = append(s.policies, v.Name+" "+v.Hash)
+	}
 	return s
 }
 
@@ -202,6 +208,7 @@ func (w *world) afterBackup() {
 		must(w.Confirm(ctx, &res))
 		return res.HoldID
 	}
+	w.apply(parsed(w.t, "  - {name: r, citation: c, action: archive_then_shred}\n"))
 	open, err := w.Store.Holds(ctx, true)
 	must(err)
 	for _, h := range open {

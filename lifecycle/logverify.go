@@ -19,6 +19,7 @@ import (
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle/audit"
+	"github.com/lotkeeper/lotkeeper/lifecycle/policy"
 )
 
 // LogFinding is one thing that does not fit. Its JSON names are a promise.
@@ -463,7 +464,8 @@ type said struct {
 	classes  map[string]ClassState
 	segments map[string]*saidSegment
 	vaults   map[string]VaultState
-	legal    map[[2]string]LegalState // by segment and vault
+	legal    map[[2]string]LegalState  // by segment and vault
+	policies map[string]*policy.Policy // that were applied, by hash
 	batches  []saidBatch
 	// taken, archived and purged count records; taken none that a recovery said are lost.
 	taken, archived, purged int64
@@ -496,10 +498,11 @@ type saidBatch struct {
 	action, segment       string
 	records               int64
 	checksumRoot, rowRoot string
+	policy                string // its hash
 }
 
 func newSaid() said {
-	return said{map[string]*saidHold{}, map[string]ClassState{}, map[string]*saidSegment{}, map[string]VaultState{}, map[[2]string]LegalState{}, nil, 0, 0, 0, nil}
+	return said{map[string]*saidHold{}, map[string]ClassState{}, map[string]*saidSegment{}, map[string]VaultState{}, map[[2]string]LegalState{}, map[string]*policy.Policy{}, nil, 0, 0, 0, nil}
 }
 
 // take takes in an entry, in the order of the log.
@@ -597,6 +600,22 @@ func (s *said) take(index, leaf int64, e *audit.Entry) error {
 		err := read(&c)
 		s.legal[[2]string{e.Subject, c.Vault}] = map[string]LegalState{ActionLegalHoldSet: LegalSet, ActionLegalHoldOff: Lifting}[e.Action]
 		return err
+	case ActionInit:
+		var o Origin
+		if err := read(&o); err != nil || o.PolicyHash == "" {
+			return err
+		}
+		s.policies[o.PolicyHash] = o.Policy.rules()
+	case ActionPolicyApplied:
+		var body policyBody
+		if err := read(&body); err != nil {
+			return err
+		}
+		p, err := policy.Parse(fmt.Sprintf("the policy of entry %d", index), body.Policy)
+		if err == nil {
+			s.policies[body.Hash] = p
+		}
+		return err
 	case ActionRecovered:
 		var b struct {
 			From int64 `json:"from"`
@@ -621,9 +640,10 @@ func (s *said) take(index, leaf int64, e *audit.Entry) error {
 			ChecksumRoot string `json:"checksum_root"`
 			RowRoot      string `json:"row_root"`
 			Done         bool   `json:"done"`
+			PolicyHash   string `json:"policy_hash"`
 		}
 		err := read(&b)
-		s.batches = append(s.batches, saidBatch{index, leaf, e.Action, e.Subject, b.Records, b.ChecksumRoot, b.RowRoot})
+		s.batches = append(s.batches, saidBatch{index, leaf, e.Action, e.Subject, b.Records, b.ChecksumRoot, b.RowRoot, b.PolicyHash})
 		switch e.Action {
 		case ActionIngested:
 			s.taken += b.Records
@@ -828,19 +848,11 @@ func sortedPairs(m map[[2]string]LegalState) [][2]string {
 
 // compareRecords recomputes, for each leaf that commits to records, what it commits to.
 func (v *logVerification) compareRecords(ctx context.Context) error {
-	o, err := v.origin(ctx)
-	if err != nil {
-		return err
-	}
-	policy := v.Policy
-	if o.PolicyHash != "" {
-		policy = o.Policy
-	}
 	for _, b := range v.said.batches {
 		if b.leaf == 0 {
 			continue // its leaf is gone: found already
 		}
-		if err := v.batch(ctx, b, policy); err != nil {
+		if err := v.batch(ctx, b); err != nil {
 			return err
 		}
 		v.progress("compare records", int(v.res.Records))
@@ -865,8 +877,16 @@ func (v *logVerification) compareRecords(ctx context.Context) error {
 }
 
 // batch compares the records of one leaf.
-func (v *logVerification) batch(ctx context.Context, b saidBatch, policy Policy) error {
+func (v *logVerification) batch(ctx context.Context, b saidBatch) error {
 	f := LogFinding{Kind: LogRecord, Index: b.index, Leaf: b.leaf}
+	cameInUnder := v.said.policies[b.policy]
+	if cameInUnder == nil && b.policy == v.Policy.Hash() {
+		cameInUnder = v.Policy.rules() // a database that was made without a first leaf
+	}
+	if cameInUnder == nil && b.action == ActionIngested {
+		f.Detail = fmt.Sprintf("its records came in under policy %q, which was never applied", b.policy)
+		v.find(f)
+	}
 	var sums, rows [][32]byte
 	seqs := [2]int64{0, -1}
 	for r, err := range v.Store.LeafRows(ctx, b.leaf) {
@@ -878,8 +898,8 @@ func (v *logVerification) batch(ctx context.Context, b saidBatch, policy Policy)
 		}
 		seqs[1] = r.Seq
 		sums, rows = append(sums, r.Checksum), append(rows, RowHash(&r.Row, r.Inputs))
-		if want := policy.DueAt(r.EventTimestamp); b.action == ActionIngested && !r.DueAt.Equal(want) {
-			f.Subject, f.Detail = r.RecordID, fmt.Sprintf("it is due at %s, by the policy at %s", cte.FormatTime(r.DueAt), cte.FormatTime(want))
+		if facts := r.facts(); b.action == ActionIngested && cameInUnder != nil && !cameInUnder.Allows(facts, r.DueAt) {
+			f.Subject, f.Detail = r.RecordID, fmt.Sprintf("it is due at %s, by policy %s at %s", cte.FormatTime(r.DueAt), cameInUnder.Name(), cte.FormatTime(cameInUnder.Schedule(facts).Due))
 			v.find(f)
 		}
 		if b.action != ActionIngested && r.State == Active {

@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -30,13 +29,18 @@ type Decision struct {
 }
 
 // Decide is the whole rule for one hot record, and a pure function of the
-// record, the policy, the open holds and the time.
-func Decide(r *Row, p Policy, holds *HoldSet, now time.Time) Decision {
+// record, which has its day from the policy it came in under, the open holds and the
+// time.
+func Decide(r *Row, holds *HoldSet, now time.Time) Decision {
 	d := Decision{RecordID: r.RecordID}
-	due := p.DueAt(r.EventTimestamp)
-	if due.After(now) {
+	if r.DueAt.Equal(latest) {
 		d.Action = Keep
-		d.Reason = "not due before " + cte.FormatTime(due)
+		d.Reason = "never due: no rule ends its time in the hot store"
+		return d
+	}
+	if r.DueAt.After(now) {
+		d.Action = Keep
+		d.Reason = "not due before " + cte.FormatTime(r.DueAt)
 		return d
 	}
 	if covering := holds.Covering(r); len(covering) > 0 {
@@ -50,14 +54,8 @@ func Decide(r *Row, p Policy, holds *HoldSet, now time.Time) Decision {
 		return d
 	}
 	d.Action = Archive
-	d.Reason = "due since " + cte.FormatTime(due)
+	d.Reason = "due since " + cte.FormatTime(r.DueAt)
 	return d
-}
-
-// Arithmetic is how a record's due date comes about, in words that can be
-// checked with a calendar.
-func (p Policy) Arithmetic(event time.Time) string {
-	return fmt.Sprintf("%s + %d days = %s", cte.FormatTime(event), p.ArchiveAfterDays, cte.FormatTime(p.DueAt(event)))
 }
 
 // Plan is what a sweep would do to a set of records.
@@ -71,10 +69,10 @@ type Plan struct {
 // PlanSweep decides for every record. It reads nothing and changes nothing. The
 // dry run plans page by page, and the sweep itself decides by the same Decide,
 // so that memory does not follow the number of records.
-func PlanSweep(records []Row, p Policy, holds *HoldSet, now time.Time) Plan {
+func PlanSweep(records []Row, holds *HoldSet, now time.Time) Plan {
 	plan := Plan{Decisions: make([]Decision, len(records))}
 	for i := range records {
-		d := Decide(&records[i], p, holds, now)
+		d := Decide(&records[i], holds, now)
 		switch d.Action {
 		case Archive:
 			plan.Due++

@@ -86,7 +86,7 @@ func (s *sweep) moveActive(ctx context.Context, from string) error {
 		return err
 	}
 	for {
-		leaf := s.leaf(s.Now(), ActionClassMoved, s.lease.RunID, s.keys.open[to], map[string]any{"from": from, "to": s.keys.open[to]})
+		leaf := s.leaf(s.Now(), ActionClassMoved, s.lease.RunID, s.keys.open[to], map[string]any{"from": from, "to": s.keys.open[to], "policy_hash": s.policy.Hash()})
 		n, err := s.Store.MoveArchiveClass(ctx, s.lease, from, s.keys.open[to], s.Limits.LockRecords, leaf)
 		if err != nil || n == 0 {
 			return err
@@ -197,7 +197,7 @@ func (a *rearchival) add(ctx context.Context, g *Segment, r *Row, line []byte) (
 		a.from = append(a.from, g.ID)
 	}
 	a.took[g.ID] = append(a.took[g.ID], Member{r.RecordID, r.Checksum})
-	if a.b.w.Records() >= a.Limits.SegmentRecords || a.b.w.PlaintextBytes() >= a.Limits.SegmentBytes {
+	if a.b.w.Records() >= a.segmentRecords(a.policy) || a.b.w.PlaintextBytes() >= a.Limits.SegmentBytes {
 		return a.flush(ctx)
 	}
 	return nil
@@ -224,7 +224,7 @@ func (a *rearchival) flush(ctx context.Context) error {
 	for _, from := range a.from {
 		for part := range slices.Chunk(a.took[from], a.Limits.LockRecords) {
 			leaf := a.leaf(a.Now(), ActionRearchived, a.lease.RunID, g.ID, map[string]any{"from": from, "class": g.Class,
-				"object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "copies": g.Copies})
+				"object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "copies": g.Copies, "policy_hash": a.policy.Hash()})
 			n, err := a.Store.Rearchive(ctx, a.lease, from, g.ID, part, leaf)
 			moved += n
 			a.res.Rearchived += n
@@ -254,7 +254,7 @@ func (s *sweep) purgeSegments(ctx context.Context) error {
 			continue
 		}
 		for done := false; !done; {
-			leaf := s.leaf(s.Now(), ActionPurged, s.lease.RunID, g.ID, map[string]any{"class": g.Class, "object_sha256": hexOf(g.ObjectSHA256), "policy_hash": s.Policy.Hash()})
+			leaf := s.leaf(s.Now(), ActionPurged, s.lease.RunID, g.ID, map[string]any{"class": g.Class, "object_sha256": hexOf(g.ObjectSHA256), "policy_hash": s.policy.Hash()})
 			var n int
 			if n, done, err = s.Store.Purge(ctx, s.lease, g.ID, s.Limits.LockRecords, leaf); err != nil {
 				return err

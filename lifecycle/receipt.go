@@ -18,6 +18,7 @@ import (
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle/audit"
+	"github.com/lotkeeper/lotkeeper/lifecycle/policy"
 )
 
 // ReceiptStatus says how much a receipt claims.
@@ -55,7 +56,8 @@ type Receipt struct {
 	ReceiptSummary
 	PeriodStart string `json:"period_start"`
 	PeriodEnd   string `json:"period_end"`
-	// BackupRetentionDays is how long backups are kept, as configured; 0 is unknown.
+	// BackupRetentionDays is how long backups are kept, by the policy that destroyed the
+	// key, and as configured where it does not say; 0 is unknown.
 	BackupRetentionDays int    `json:"backup_retention_days"`
 	IssuedAt            string `json:"issued_at"`
 	IssuedBy            string `json:"issued_by"`
@@ -210,15 +212,41 @@ type receipts struct {
 	copies  []ReceiptCopy
 	again   map[string][]ReceiptAgain
 	newest  map[string]time.Time // of again
-	leaves  *telling
+	// policies are by their hash, decided are those of destroyed classes.
+	policies map[string]*policy.Policy
+	decided  map[string]string
+	leaves   *telling
 }
 
 func (e *Engine) receipts(ctx context.Context) (*receipts, error) {
-	rs := &receipts{Engine: e, now: e.Now().UTC(), again: map[string][]ReceiptAgain{}, newest: map[string]time.Time{},
+	rs := &receipts{Engine: e, now: e.Now().UTC(), again: map[string][]ReceiptAgain{}, newest: map[string]time.Time{}, policies: map[string]*policy.Policy{}, decided: map[string]string{},
 		leaves: &telling{Engine: e, subjects: map[string][]Leaf{}, classes: map[string]map[string][]Leaf{}}}
 	var err error
 	if rs.classes, err = e.Store.Classes(ctx, false); err != nil {
 		return nil, err
+	}
+	history, err := e.PolicyHistory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range history {
+		rs.policies[v.Hash] = v.policy
+	}
+	ends, err := e.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionShredded}})
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range ends {
+		var body struct {
+			Classes    []string `json:"classes"`
+			PolicyHash string   `json:"policy_hash"`
+		}
+		if err := json.Unmarshal(l.Body, &body); err != nil {
+			return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
+		}
+		for _, c := range body.Classes {
+			rs.decided[c] = body.PolicyHash
+		}
 	}
 	status, err := e.Keys.Status(ctx)
 	if err != nil {
@@ -263,15 +291,10 @@ func (e *Engine) receipts(ctx context.Context) (*receipts, error) {
 func (rs *receipts) summary(c *Class) ReceiptSummary {
 	s := ReceiptSummary{ClassID: c.ID, Kind: c.Period.Kind, DestroyedAt: cte.FormatTime(c.DestroyedAt), Status: ReceiptPending, Pending: []string{}}
 	pending := func(format string, args ...any) { s.Pending = append(s.Pending, fmt.Sprintf(format, args...)) }
-	if keeps := rs.Limits.BackupRetention; keeps == 0 {
+	if _, gone := rs.backups(c); gone.IsZero() {
 		pending("no backup retention is configured, so nobody knows when the last backup of the keyring is gone")
 	} else {
-		// A backup may have been made as long as the key was there, also for the second time.
-		last := c.DestroyedAt
-		if again := rs.newest[c.ID]; again.After(last) {
-			last = again
-		}
-		final := nextDay(last.Add(keeps))
+		final := nextDay(gone)
 		s.FinalAt = cte.FormatTime(final)
 		if rs.now.Before(final) {
 			pending("a backup of the keyring from before the destruction may be kept until %s", final.Format(time.DateOnly))
@@ -289,6 +312,30 @@ func (rs *receipts) summary(c *Class) ReceiptSummary {
 		s.Status = ReceiptFinal
 	}
 	return s
+}
+
+// backups says until when a backup may have been made that has the class's key: as long
+// as it was there, also for the second time; and when the last of them is gone, zero if
+// nobody knows.
+func (rs *receipts) backups(c *Class) (made, gone time.Time) {
+	made = c.DestroyedAt
+	if again := rs.newest[c.ID]; again.After(made) {
+		made = again
+	}
+	said := false
+	if p := rs.policies[rs.decided[c.ID]]; p != nil {
+		gone, said = p.BackupsGone(made)
+	}
+	if said {
+		return made, gone
+	}
+	if rs.Limits.BackupRetention == 0 {
+		return made, time.Time{}
+	}
+	if at := made.Add(rs.Limits.BackupRetention); at.After(gone) {
+		gone = at
+	}
+	return made, gone
 }
 
 // nextDay is the first midnight, UTC, that is not before the time: the day on which
@@ -331,9 +378,13 @@ func (e *Engine) Receipt(ctx context.Context, class string) (Receipt, error) {
 	if _, live := slices.BinarySearch(rs.live, c.ID); live {
 		return Receipt{}, &Refused{"receipt", fmt.Sprintf("the keyring has the key of class %s, which is destroyed: an older keyring was put back", c.ID), "type: lotkeeper shred recover"}
 	}
+	keeps := 0
+	if made, gone := rs.backups(c); !gone.IsZero() {
+		keeps = int(nextDay(gone).Sub(nextDay(made)) / (24 * time.Hour))
+	}
 	r := Receipt{
 		Type: receiptType, V: 1, ReceiptSummary: rs.summary(c), PeriodStart: cte.FormatTime(c.Period.Start), PeriodEnd: cte.FormatTime(c.Period.Ends()),
-		BackupRetentionDays: int(rs.Limits.BackupRetention / (24 * time.Hour)),
+		BackupRetentionDays: keeps,
 		IssuedAt:            cte.FormatTime(rs.now), IssuedBy: e.Actor, Software: e.Software,
 		Media: ReceiptMedia{Type: "class key of a key store outside the database", KeyBytes: 32, Segments: []ReceiptSegment{}, Copies: rs.copies, Epoch: c.Epoch},
 		Again: rs.again[c.ID], NotStated: notStated,

@@ -189,10 +189,14 @@ type reconciliation struct {
 type place struct{ segment, vault string }
 
 func (e *Engine) reconcile(ctx context.Context) (*reconciliation, error) {
+	inForce, err := e.newestPolicy(ctx)
+	if err != nil {
+		return nil, err
+	}
 	now := e.Now().UTC()
 	r := &reconciliation{Engine: e, now: now, working: map[string]bool{}, classes: map[string]*Class{},
 		wanted: map[place]bool{}, legal: map[place]LegalState{}, lifting: map[place]bool{}}
-	r.res = Reconciliation{At: cte.FormatTime(now), Actor: e.Actor, Software: e.Software, Policy: e.Policy.Name, PolicyHash: e.Policy.Hash(),
+	r.res = Reconciliation{At: cte.FormatTime(now), Actor: e.Actor, Software: e.Software, Policy: inForce.Name(), PolicyHash: inForce.Hash(),
 		Counts: []ReconciledCount{}, Vaults: []ReconciledVault{}, Kinds: map[string]int64{}, Findings: []Drift{}}
 	for _, step := range []func(context.Context) error{r.readRuns, r.readRecords, r.readHolds, r.pastDue, r.keyring, r.runHistory, r.overdue, r.unfinished, r.inVaults, r.log} {
 		if err := step(ctx); err != nil {
@@ -334,34 +338,42 @@ func (r *reconciliation) readRecords(ctx context.Context) (err error) {
 	for _, name := range slices.Sorted(maps.Keys(segmentStates)) {
 		r.count("segments", name, segmentStates[name])
 	}
-	return r.byPolicy(ctx, states[Active])
+	return r.byPolicy(ctx)
 }
 
-// byPolicy counts archived records by the policy that the run which archived them went
-// by. Those in the hot store are under that of now.
-func (r *reconciliation) byPolicy(ctx context.Context, active int64) error {
+// byPolicy counts records by the policy that decided: those in the hot store by the one
+// that they came in under, archived ones by that of the run which archived them.
+func (r *reconciliation) byPolicy(ctx context.Context) error {
+	history, err := r.PolicyHistory(ctx)
+	if err != nil {
+		return err
+	}
+	names := map[string]string{}
+	for _, v := range history {
+		names[v.Hash] = v.Name
+	}
 	starts, err := r.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionRunStarted}})
 	if err != nil {
 		return err
 	}
-	archived := map[string]int64{}
+	counts := map[string]int64{}
 	for _, l := range starts {
 		var body struct {
-			Policy struct {
-				Name string `json:"name"`
-			} `json:"policy"`
 			PolicyHash string `json:"policy_hash"`
 		}
 		if err := json.Unmarshal(l.Body, &body); err != nil {
 			return fmt.Errorf("leaf %d: %w", l.ID, err)
 		}
+		hash := cmp.Or(body.PolicyHash, history[0].Hash)
+		if n := r.byRun[l.Subject].Active; n > 0 {
+			counts["in the hot store, "+strings.TrimSpace(names[hash]+" "+hash)] += n
+		}
 		if n := r.byRun[l.Subject].Archived; n > 0 {
-			archived[strings.TrimSpace(body.Policy.Name+" "+body.PolicyHash)] += n
+			counts["archived, "+strings.TrimSpace(names[hash]+" "+hash)] += n
 		}
 	}
-	r.count("records by policy", "in the hot store, "+r.Policy.Name+" "+r.Policy.Hash(), active)
-	for _, policy := range slices.Sorted(maps.Keys(archived)) {
-		r.count("records by policy", "archived, "+policy, archived[policy])
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		r.count("records by policy", name, counts[name])
 	}
 	return nil
 }

@@ -137,7 +137,7 @@ func (p *packer) packClass(ctx context.Context, class string, packed chan<- *seg
 				p.stopped = true
 				return nil
 			}
-			switch Decide(&r.Row, p.Policy, p.holds, p.now).Action {
+			switch Decide(&r.Row, p.holds, p.now).Action {
 			case Keep:
 				continue
 			case Defer:
@@ -162,7 +162,7 @@ func (p *packer) packClass(ctx context.Context, class string, packed chan<- *seg
 			if err := b.w.Write(r.RecordID, line, indexOf(&r.Row)); err != nil {
 				return fmt.Errorf("couldn't write record %s to segment %s: %w", r.RecordID, b.id, err)
 			}
-			if b.w.Records() >= p.Limits.SegmentRecords || b.w.PlaintextBytes() >= p.Limits.SegmentBytes {
+			if b.w.Records() >= p.segmentRecords(p.policy) || b.w.PlaintextBytes() >= p.Limits.SegmentBytes {
 				if err := p.hand(ctx, b, packed); err != nil {
 					return err
 				}
@@ -218,6 +218,10 @@ func (k *keyring) unseal(ctx context.Context, r *Sealed) ([]byte, error) {
 	}
 	return line, nil
 }
+
+// longestLock is for how many years a segment is locked that is never purged: less than
+// the hundred that S3 knows.
+const longestLock = 99
 
 // builder is a segment being packed in memory.
 type builder struct {
@@ -321,17 +325,18 @@ func (s *sweep) describe(ctx context.Context, b *builder) (*segment, error) {
 	until := s.now.Add(s.Limits.MinLock)
 	if end, err := classEnd(b.class); err != nil {
 		return nil, err
+	} else if end.Equal(latest) {
+		// It is never purged, and no vault takes a lock without an end.
+		until = s.now.AddDate(longestLock, 0, 0)
 	} else if end.After(until) {
 		until = end
 	}
-	if until = archive.WholeSecond(until); until.After(latest) {
-		until = latest.Truncate(time.Second) // rounded up, the last class's end has a year of five digits
-	}
+	until = archive.WholeSecond(until)
 	m := archive.Manifest{
 		Format: archive.ManifestFormat, SegmentID: b.id, Class: b.class, Records: len(sealed.Entries), Bytes: sealed.PlaintextSize,
 		ObjectKey: archive.ObjectKey(b.class, b.id), ObjectSize: sealed.ObjectSize, ObjectSHA256: sealed.ObjectSHA256, PlaintextSHA256: sealed.PlaintextSHA256,
 		Root: sealed.Root, WrappedIdentity: wrapped, Recipient: fmt.Sprint(b.recipient), RetainUntil: until, CreatedAt: s.now,
-		Policy: s.Policy.Name, PolicyHash: s.Policy.Hash(),
+		Policy: s.policy.Name(), PolicyHash: s.policy.Hash(),
 		Cutoff:  b.why,
 		Sweeper: s.Actor, RunID: s.lease.RunID, Software: s.Software, Entries: sealed.Entries,
 	}
@@ -505,7 +510,7 @@ func (s *sweep) settle(ctx context.Context, g *Segment, members []Member) (archi
 		members = members[len(part):]
 		leaf := s.leaf(s.Now(), ActionArchived, s.lease.RunID, g.ID, map[string]any{
 			"first": part[0].RecordID, "last": part[len(part)-1].RecordID, "object_sha256": hexOf(g.ObjectSHA256), "merkle_root": hexOf(g.Root), "cutoff": s.arithmetic(),
-			"policy_hash": s.Policy.Hash(), "copies": g.Copies})
+			"policy_hash": s.policy.Hash(), "copies": g.Copies})
 		done, err := s.Store.SoftDelete(ctx, s.lease, g.ID, s.now, part, leaf)
 		archived += done.Records
 		s.pace.took(len(part), done.Locked)

@@ -40,7 +40,11 @@ type RecordView struct {
 
 // Why says which rule put the record where it is.
 type Why struct {
+	// Policy is the one that it was taken in under, PolicyRule the policy's rule for
+	// it; empty if there is none, or only its labels say which.
 	Policy     string `json:"policy"`
+	PolicyHash string `json:"policy_hash"`
+	PolicyRule string `json:"policy_rule"`
 	Rule       string `json:"rule"`
 	Arithmetic string `json:"arithmetic"`
 }
@@ -94,18 +98,20 @@ func (e *Engine) View(ctx context.Context, id string) (RecordView, error) {
 	v := RecordView{
 		RecordID: r.RecordID, TLC: r.TLC, TLCSource: r.TLCSource, EventType: r.EventType,
 		EventTimestamp: cte.FormatTime(r.EventTimestamp), CreatedOrObtainedAt: cte.FormatTime(r.CreatedOrObtainedAt),
-		BaseState: r.State, State: r.State, DueAt: cte.FormatTime(e.Policy.DueAt(r.EventTimestamp)), PurgeNotBefore: cte.FormatTime(r.PurgeNotBefore),
+		BaseState: r.State, State: r.State, DueAt: cte.FormatTime(r.DueAt), PurgeNotBefore: cte.FormatTime(r.PurgeNotBefore),
 		Location: r.Location, Product: r.Product, Checksum: hexOf(r.Checksum), Gaps: append([]string{}, r.Gaps...),
 		Class: r.Class, Holds: []HoldView{}, History: []HistoryView{},
-		Why: Why{Policy: e.Policy.Name, Arithmetic: e.Policy.Arithmetic(r.EventTimestamp)},
+	}
+	if v.Why, err = e.why(ctx, &r); err != nil {
+		return v, err
 	}
 	switch r.State {
 	case Archived:
-		v.Why.Rule = fmt.Sprintf("archived: event_timestamp + %d days had passed, every copy was read back and verified", e.Policy.ArchiveAfterDays)
+		v.Why.Rule = "archived: it was due, every copy was read back and verified"
 	case Purged:
 		v.Why.Rule = "purged: its archive class was over, and the law's floor had passed"
 	default:
-		d := Decide(&r, e.Policy, open, now)
+		d := Decide(&r, open, now)
 		v.Why.Rule = string(d.Action) + ": " + d.Reason
 	}
 	for _, h := range open.Covering(&r) {
@@ -135,6 +141,19 @@ func (e *Engine) View(ctx context.Context, id string) (RecordView, error) {
 		}
 	}
 	return v, err
+}
+
+// why evaluates once more the policy that a record was taken in under.
+func (e *Engine) why(ctx context.Context, r *Row) (Why, error) {
+	p, err := e.policyOf(ctx, r)
+	if err != nil {
+		return Why{}, err
+	}
+	w := Why{Policy: p.Name(), PolicyHash: p.Hash(), Arithmetic: "its labels said so when it was taken in: " + cte.FormatTime(r.DueAt)}
+	if s := p.Schedule(r.facts()); !s.Unknown && s.Due.Equal(r.DueAt) {
+		w.PolicyRule, w.Arithmetic = s.Rule, s.Arithmetic()
+	}
+	return w, nil
 }
 
 // history puts a record's own leaves, those of its class's end, and those of

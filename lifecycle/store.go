@@ -248,8 +248,9 @@ type Tally struct {
 	FirstLeaf   int64
 }
 
-// RunRecords counts the records that a run took in and archived.
-type RunRecords struct{ TakenIn, Archived int64 }
+// RunRecords counts the records that a run took in, those of them that are active still,
+// and those that it archived.
+type RunRecords struct{ TakenIn, Active, Archived int64 }
 
 // Info is what the database says of itself.
 type Info struct {
@@ -292,6 +293,8 @@ var (
 	ErrHeld = errors.New("an open hold covers it")
 	// ErrReleased: the hold was released before.
 	ErrReleased = errors.New("the hold is released already")
+	// ErrProposer: who proposed a policy may not approve it.
+	ErrProposer = errors.New("a policy is approved by another than proposed it")
 	// ErrDenied: the database does not let its user do that. Nothing was done.
 	ErrDenied = errors.New("the database's permissions do not allow it")
 )

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/cte"
+	"github.com/lotkeeper/lotkeeper/lifecycle/policy"
 	"github.com/lotkeeper/lotkeeper/shred"
 )
 
@@ -78,10 +79,12 @@ const maxKept = 1000
 // the trail what the plan was.
 func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error) {
 	start := e.Now()
-	res := SweepResult{DryRun: true, Cutoff: cte.FormatTime(e.Policy.Cutoff(now))}
-	if err := e.checkPolicy(ctx); err != nil {
+	res := SweepResult{DryRun: true}
+	inForce, err := e.InForce(ctx)
+	if err != nil {
 		return res, err
 	}
+	res.Cutoff, _ = cutoff(inForce, now)
 	holds, err := e.holdSet(ctx, now)
 	if err != nil {
 		return res, err
@@ -109,7 +112,7 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 				break
 			}
 			after = Cursor{page[len(page)-1].DueAt, page[len(page)-1].Seq}
-			plan := PlanSweep(page, e.Policy, holds, now)
+			plan := PlanSweep(page, holds, now)
 			res.Due += plan.Due
 			res.Held += plan.Held
 			res.Archived += plan.Archive
@@ -127,7 +130,7 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 			}
 			e.progress("plan", res.Due)
 		}
-		res.Segments += (inClass + e.Limits.SegmentRecords - 1) / e.Limits.SegmentRecords
+		res.Segments += (inClass + e.segmentRecords(inForce) - 1) / e.segmentRecords(inForce)
 	}
 	pinned, err := e.pinned(ctx, now)
 	if err != nil {
@@ -145,10 +148,10 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 	if err != nil {
 		return res, err
 	}
-	res.Policies = []PolicyResult{{Policy: e.Policy.Name, Action: "archive", Processed: res.Archived, Held: res.Held}}
+	res.Policies = []PolicyResult{{Policy: inForce.Name(), Action: "archive", Processed: res.Archived, Held: res.Held}}
 	// Hashed without its duration, so that the same plan has the same hash.
 	err = e.Store.Append(ctx, e.leaf(start, ActionDryRun, "", "", map[string]any{
-		"of": "sweep", "as_of": cte.FormatTime(now), "policy_hash": e.Policy.Hash(), "due": res.Due, "held": res.Held, "result_sha256": hashOf(res),
+		"of": "sweep", "as_of": cte.FormatTime(now), "policy_hash": inForce.Hash(), "due": res.Due, "held": res.Held, "result_sha256": hashOf(res),
 	}))
 	res.DurationSeconds = e.Now().Sub(start).Seconds()
 	return res, err
@@ -177,6 +180,7 @@ func (e *Engine) pinned(ctx context.Context, now time.Time) (map[string]bool, er
 type sweep struct {
 	*Engine
 	lease    Lease
+	policy   *policy.Policy
 	now      time.Time // the run's one time: cutoff, class ends and retention follow from it
 	deadline time.Time
 	vaults   []archive.Vault // those that count: what is archived is in all of them
@@ -200,16 +204,16 @@ type sweep struct {
 // Failed, left as it is, and passed over.
 func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, err error) {
 	s := &sweep{Engine: e, now: e.Now().UTC(), keys: e.keyring(), failed: map[int64]bool{}}
-	s.res.Cutoff = cte.FormatTime(e.Policy.Cutoff(s.now))
 	if opt.MaxDuration > 0 {
 		s.deadline = s.now.Add(opt.MaxDuration)
 	}
 	if err := e.Policy.Validate(); err != nil {
 		return s.res, err
 	}
-	if err := e.checkPolicy(ctx); err != nil {
+	if s.policy, err = e.InForce(ctx); err != nil {
 		return s.res, err
 	}
+	s.res.Cutoff, _ = cutoff(s.policy, s.now)
 	if err := e.checkClock(ctx, s.now); err != nil {
 		return s.res, err
 	}
@@ -231,7 +235,7 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 	}
 	run := Run{ID: s.res.RunID, Kind: "sweep", Actor: e.Actor, StartedAt: s.now}
 	s.lease, err = e.Store.BeginRun(ctx, run, e.leaf(s.now, ActionRunStarted, run.ID, run.ID, map[string]any{
-		"kind": run.Kind, "policy": e.Policy, "policy_hash": e.Policy.Hash(), "cutoff": s.arithmetic()}))
+		"kind": run.Kind, "policy": s.told(), "policy_hash": s.policy.Hash(), "cutoff": s.arithmetic()}))
 	if err != nil {
 		return s.res, err
 	}
@@ -242,7 +246,7 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 		s.res.Failed = s.res.Due - s.res.Held - s.res.Archived
 		s.errors++
 	}
-	s.res.Policies = []PolicyResult{{Policy: e.Policy.Name, Action: "archive", Processed: s.res.Archived + s.res.Recovered, Held: s.res.Held, Errors: s.errors}}
+	s.res.Policies = []PolicyResult{{Policy: s.policy.Name(), Action: "archive", Processed: s.res.Archived + s.res.Recovered, Held: s.res.Held, Errors: s.errors}}
 	s.res.DurationSeconds = e.Now().Sub(s.now).Seconds()
 	if err == nil && s.res.Failed > 0 {
 		err = fmt.Errorf("%d due records could not be archived; they are still in the hot store, see the log above for each", s.res.Failed)
@@ -268,7 +272,25 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 
 // arithmetic is how the cutoff comes about, as leaves and manifests say it.
 func (s *sweep) arithmetic() string {
-	return fmt.Sprintf("event_timestamp <= %s - %d days = %s", cte.FormatTime(s.now), s.Policy.ArchiveAfterDays, s.res.Cutoff)
+	_, arithmetic := cutoff(s.policy, s.now)
+	return arithmetic
+}
+
+// told is what the run's leaf says of the policy: the configuration's as it is; of one
+// that was applied the name, since its own leaf has all of it.
+func (s *sweep) told() any {
+	if s.policy.Hash() == s.Policy.Hash() {
+		return s.Policy
+	}
+	return map[string]any{"name": s.policy.Name()}
+}
+
+// segmentRecords is how many records a segment has at most.
+func (e *Engine) segmentRecords(p *policy.Policy) int {
+	if n := p.SegmentRecords(); n > 0 {
+		return min(n, e.Limits.SegmentRecords)
+	}
+	return e.Limits.SegmentRecords
 }
 
 // stages in their order. Each looks at what the Store says, not at what the
@@ -332,7 +354,7 @@ func (s *sweep) resealPage(ctx context.Context, from string, page []DEK) error {
 	moved := map[int64][]byte{}
 	for i := range page {
 		d := &page[i]
-		if !s.failed[d.Row.Seq] && Decide(&d.Row, s.Policy, s.holds, s.now).Action != Defer {
+		if !s.failed[d.Row.Seq] && Decide(&d.Row, s.holds, s.now).Action != Defer {
 			continue
 		}
 		if err := s.keys.classes(ctx, s.lease.RunID, []Period{to}); err != nil {
@@ -362,7 +384,7 @@ func (s *sweep) resealPage(ctx context.Context, from string, page []DEK) error {
 	if len(moved) == 0 {
 		return nil
 	}
-	leaf := s.leaf(s.Now(), ActionResealed, s.lease.RunID, s.keys.open[to], map[string]any{"from": from, "to": s.keys.open[to]})
+	leaf := s.leaf(s.Now(), ActionResealed, s.lease.RunID, s.keys.open[to], map[string]any{"from": from, "to": s.keys.open[to], "policy_hash": s.policy.Hash()})
 	n, err := s.Store.Reseal(ctx, s.lease, from, s.keys.open[to], moved, leaf)
 	s.res.Resealed += n
 	s.progress("reseal", s.res.Resealed)
@@ -413,7 +435,7 @@ func (s *sweep) destroy(ctx context.Context, dying []Class) (int, error) {
 	for i, c := range dying {
 		ids[i] = c.ID
 	}
-	body := map[string]any{"policy_hash": s.Policy.Hash(), "now": cte.FormatTime(s.now)}
+	body := map[string]any{"policy_hash": s.policy.Hash(), "now": cte.FormatTime(s.now)}
 	condemned, err := s.Store.Condemn(ctx, s.lease, s.now, ids, s.leaf(s.Now(), ActionShredIntent, s.lease.RunID, "", body))
 	if err != nil {
 		return 0, err
@@ -445,7 +467,7 @@ func (s *sweep) destroy(ctx context.Context, dying []Class) (int, error) {
 		return 0, nil
 	}
 	at := s.Now()
-	receipt := map[string]any{"classes": permit.Classes(), "epoch": gone.Epoch, "policy_hash": s.Policy.Hash()}
+	receipt := map[string]any{"classes": permit.Classes(), "epoch": gone.Epoch, "policy_hash": s.policy.Hash()}
 	if err := s.Store.Destroyed(ctx, s.lease, permit.Classes(), at, gone.Epoch, s.leaf(at, ActionShredded, s.lease.RunID, "", receipt)); err != nil {
 		return 0, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/user"
 	"reflect"
@@ -48,15 +49,16 @@ type app struct {
 	command string // that runs, as it is typed without the program's name
 	cfg     *config
 
-	in       io.Reader
-	out      *bufio.Writer // results; flushed when the command ends
-	err      io.Writer     // messages, log, progress
-	width    int           // of tables, in columns
-	now      func() time.Time
-	wait     func(context.Context, time.Duration) bool // false once the context is done
-	getenv   func(string) string                       // LOTKEEPER_*; "" is as good as not set
-	log      zerolog.Logger
-	progress *progress
+	in        io.Reader
+	out       *bufio.Writer // results; flushed when the command ends
+	err       io.Writer     // messages, log, progress
+	width     int           // of tables, in columns
+	now       func() time.Time
+	wait      func(context.Context, time.Duration) bool // false once the context is done
+	getenv    func(string) string                       // LOTKEEPER_*; "" is as good as not set
+	transport http.RoundTripper                         // to fetch policies; nil is the standard one
+	log       zerolog.Logger
+	progress  *progress
 }
 
 // newApp talks to the process's own standard files.
@@ -199,7 +201,7 @@ func (a *app) engineOn(d *data) *lifecycle.Engine {
 	limits.BackupRetention = time.Duration(a.cfg.Audit.BackupRetentionDays) * 24 * time.Hour
 	return &lifecycle.Engine{
 		Store: d.store, Vaults: d.vaults, Keys: d.keys, LogSigner: d.signer, Now: a.now, Log: a.log,
-		Policy: a.cfg.Policy, Limits: limits,
+		Policy: a.cfg.Policy.Policy, Limits: limits,
 		Actor: a.Actor, Software: software(), Progress: a.progress.update,
 	}
 }

@@ -41,8 +41,8 @@ type config struct {
 	Keyring string   `yaml:"keyring"`
 	Mirrors []string `yaml:"mirrors" validate:"unique,dive,required"`
 	// Policy says when a record leaves the hot store, and the archive.
-	Policy lifecycle.Policy `yaml:"policy"`
-	Audit  auditConfig      `yaml:"audit"`
+	Policy policyConfig `yaml:"policy"`
+	Audit  auditConfig  `yaml:"audit"`
 
 	file    string            // "" without one
 	sources map[string]string // where each value is from, by its path
@@ -55,6 +55,13 @@ type vaultConfig struct {
 	// profile, kms_key, storage_class), or minio://host:port/bucket/prefix (also
 	// tls, region).
 	URL string `yaml:"url" validate:"required"`
+}
+
+type policyConfig struct {
+	lifecycle.Policy `yaml:",inline"`
+	// Approval is required where a policy that ends lives earlier waits for somebody
+	// else than who applied it.
+	Approval string `yaml:"approval" validate:"omitempty,oneof=required"`
 }
 
 type auditConfig struct {
@@ -95,7 +102,7 @@ func (e *configError) Error() string {
 // loadConfig reads the configuration: a flag wins over LOTKEEPER_*, which wins
 // over the file, which wins over the defaults.
 func loadConfig(file string, data, dataSource string, getenv func(string) string) (*config, error) {
-	c := &config{file: file, Policy: lifecycle.DefaultPolicy(), sources: map[string]string{}}
+	c := &config{file: file, Policy: policyConfig{Policy: lifecycle.DefaultPolicy()}, sources: map[string]string{}}
 	var tree *ast.File
 	if file != "" {
 		var err error
@@ -458,6 +465,7 @@ func (c *config) settings() ([]setting, error) {
 	add("policy.name", c.Policy.Name)
 	add("policy.archive_after_days", fmt.Sprint(c.Policy.ArchiveAfterDays))
 	add("policy.purge_after_years", fmt.Sprint(c.Policy.PurgeAfterYears))
+	add("policy.approval", c.Policy.Approval)
 	add("audit.actor", c.Audit.Actor)
 	add("audit.key", c.Audit.Key)
 	add("audit.export_limit", fmt.Sprint(c.Audit.ExportLimit))

@@ -532,7 +532,7 @@ func (o *opener) fill(ctx context.Context, s settings, actor string) (err error)
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(lifecycle.Origin{Policy: o.Policy, PolicyHash: o.Policy.Hash(), Witness: witness, LogKey: logKey})
+	body, err := json.Marshal(lifecycle.Origin{Policy: o.Policy.Policy, PolicyHash: o.Policy.Hash(), Witness: witness, LogKey: logKey})
 	if err != nil {
 		return err
 	}

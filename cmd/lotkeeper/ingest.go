@@ -130,6 +130,9 @@ func ingestTable(s *screen, r lifecycle.IngestResult) {
 		"conflicts", fmt.Sprint(r.Conflicts),
 		"rejected", fmt.Sprint(r.Rejected),
 		"gaps", fmt.Sprint(r.Gaps))
+	if r.Kept > 0 {
+		s.fields("", "kept", plural(r.Kept, "record")+" without a day on which it is due: no rule of the policy decides")
+	}
 }
 
 // inputs looks at every file before anything is taken in, so that a name that is

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/lifecycle/policy"
 )
 
 func main() {
@@ -108,11 +109,12 @@ func exitCode(err error) int {
 	var found *findings
 	var refused *lifecycle.Refused
 	var badConfig *configError
+	var badPolicy *policy.Error
 	switch {
 	case err == nil, errors.Is(err, unix.EPIPE):
 		// Whoever read our output has seen enough, as in "| head".
 		return exitDone
-	case errors.As(err, &usage), errors.As(err, &badConfig):
+	case errors.As(err, &usage), errors.As(err, &badConfig), errors.As(err, &badPolicy):
 		return exitUsage
 	case errors.As(err, &refused):
 		return exitRefused

@@ -266,12 +266,11 @@ func (s *source) build(f *File) (*Policy, error) {
 
 func (s *source) rule(path string, r *Rule, p *Policy) (done rule, err error) {
 	done = rule{Rule: r}
-	var backups Period
 	for _, d := range []struct {
 		field string
 		text  *string
 		to    *Period
-	}{{"hot", &r.Hot, &done.hot}, {"archive", &r.Archive, &done.archive}, {"backup_retention", &r.BackupRetention, &backups}} {
+	}{{"hot", &r.Hot, &done.hot}, {"archive", &r.Archive, &done.archive}, {"backup_retention", &r.BackupRetention, &done.backups}} {
 		if *d.text == "" {
 			continue
 		}

@@ -116,6 +116,7 @@ type rule struct {
 	*Rule
 	match        *matcher // nil: every record
 	hot, archive Period
+	backups      Period // zero: the rule does not say
 }
 
 // OfDays is the policy of the configuration's policy block: days in the hot store from
@@ -171,6 +172,20 @@ func (p *Policy) Longest(now time.Time) time.Time {
 		}
 	}
 	return last
+}
+
+// BackupsGone is when the last backup that was made at an instant is gone, by the rules
+// that say how long backups are kept; and whether every rule does.
+func (p *Policy) BackupsGone(made time.Time) (last time.Time, all bool) {
+	last, all = made, true
+	for _, r := range p.rules {
+		if r.backups == (Period{}) {
+			all = false
+		} else if at := r.backups.After(made); at.After(last) {
+			last = at
+		}
+	}
+	return last, all
 }
 
 // Days is the number of days after its event at which every record is due, if there is

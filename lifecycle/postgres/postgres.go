@@ -180,6 +180,9 @@ type rights struct {
 // denied names what the server refused for want of a right.
 func denied(err error) error {
 	var e *pgconn.PgError
+	if errors.As(err, &e) && e.ConstraintName == "policy_approved" && !errors.Is(err, lifecycle.ErrProposer) {
+		return fmt.Errorf("%w: %w", lifecycle.ErrProposer, err)
+	}
 	if errors.As(err, &e) && e.Code == "42501" && !errors.Is(err, lifecycle.ErrDenied) { // insufficient_privilege
 		return fmt.Errorf("%w: %w", lifecycle.ErrDenied, err)
 	}

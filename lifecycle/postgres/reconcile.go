@@ -33,10 +33,12 @@ func (s *Store) Tallies(ctx context.Context, q lifecycle.TallyQuery) ([]lifecycl
 
 func (s *Store) RunRecords(ctx context.Context) (map[string]lifecycle.RunRecords, error) {
 	out := map[string]lifecycle.RunRecords{}
-	err := each(ctx, s.pool, func(c *columns) { out[c.text()] = lifecycle.RunRecords{TakenIn: c.int(), Archived: c.int()} },
-		`SELECT coalesce(l.run_id, ''), sum(t.taken_in)::bigint, sum(t.archived)::bigint FROM (
-			SELECT r.ingest_leaf AS leaf, count(*) AS taken_in, 0::bigint AS archived FROM lotkeeper.records r GROUP BY r.ingest_leaf
-			UNION ALL SELECT r.archive_leaf, 0, count(*) FROM lotkeeper.records r WHERE r.state <> 'active' GROUP BY r.archive_leaf) t
+	err := each(ctx, s.pool, func(c *columns) {
+		out[c.text()] = lifecycle.RunRecords{TakenIn: c.int(), Active: c.int(), Archived: c.int()}
+	},
+		`SELECT coalesce(l.run_id, ''), sum(t.taken_in)::bigint, sum(t.active)::bigint, sum(t.archived)::bigint FROM (
+			SELECT r.ingest_leaf AS leaf, count(*) AS taken_in, count(*) FILTER (WHERE r.state = 'active') AS active, 0::bigint AS archived FROM lotkeeper.records r GROUP BY r.ingest_leaf
+			UNION ALL SELECT r.archive_leaf, 0, 0, count(*) FROM lotkeeper.records r WHERE r.state <> 'active' GROUP BY r.archive_leaf) t
 		LEFT JOIN lotkeeper.leaves l ON l.leaf_id = t.leaf GROUP BY 1`)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't count the records of runs: %w", err)

@@ -770,7 +770,7 @@ func TestRolesAreMade(t *testing.T) {
 
 // tells is who may write a leaf of which action.
 var tells = map[string][]string{
-	lifecycle.ActionInit: {admin}, lifecycle.ActionClockAccepted: {admin}, lifecycle.ActionKeyringMended: {admin}, lifecycle.ActionVaultAdded: {admin}, lifecycle.ActionVaultRetiring: {admin},
+	lifecycle.ActionInit: {admin}, lifecycle.ActionClockAccepted: {admin}, lifecycle.ActionKeyringMended: {admin}, lifecycle.ActionVaultAdded: {admin}, lifecycle.ActionVaultRetiring: {admin}, lifecycle.ActionPolicyApplied: {admin}, lifecycle.ActionPolicyProposed: {admin}, lifecycle.ActionPolicyRefused: {admin},
 	lifecycle.ActionRunStarted: {ingest, sweeper}, lifecycle.ActionRunFinished: {ingest, sweeper}, lifecycle.ActionRunInterrupted: {ingest, sweeper}, lifecycle.ActionClassOpened: {ingest, sweeper},
 	lifecycle.ActionIngested: {ingest}, lifecycle.ActionHoldPlaced: {ingest, recall}, lifecycle.ActionHoldExtended: {recall}, lifecycle.ActionHoldReleased: {recall}, lifecycle.ActionHoldEnded: {sweeper},
 	lifecycle.ActionLegalHoldSet: {sweeper, recall}, lifecycle.ActionLegalHoldOff: {sweeper, recall}, lifecycle.ActionLegalHoldGone: {sweeper, recall},
@@ -813,5 +813,64 @@ func TestTrailByRole(t *testing.T) {
 	var names int
 	if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM lotkeeper.leaves WHERE role <> 'lotkeeper' AND role NOT LIKE 'user\_%' OR role = 'another'`).Scan(&names); err != nil || names > 0 {
 		t.Errorf("%d leaves have another's role, %v", names, err)
+	}
+}
+
+// TestApprovalByRole: the server tells who proposes a policy from who approves it,
+// whatever they call themselves.
+func TestApprovalByRole(t *testing.T) {
+	d := play(t)
+	user := func(role string) *postgres.Store {
+		s, err := postgres.Open(t.Context(), postgres.Options{URL: d.As(t, role)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	first, second := user(admin), user(admin)
+	if err := first.Append(t.Context(), told(lifecycle.ActionPolicyProposed)); err != nil {
+		t.Fatal(err)
+	}
+	leaves, err := first.Leaves(t.Context(), lifecycle.LeafQuery{Actions: []string{lifecycle.ActionPolicyProposed}})
+	if err != nil || len(leaves) != 1 {
+		t.Fatal(leaves, err)
+	}
+	approval := func(actor string, proposal int64) lifecycle.Leaf {
+		l := told(lifecycle.ActionPolicyApplied).With("proposal", proposal)
+		l.Actor = actor
+		return l
+	}
+	if err := first.Append(t.Context(), approval("somebody else", leaves[0].ID)); !errors.Is(err, lifecycle.ErrProposer) {
+		t.Errorf("the proposer approves: %v", err)
+	}
+	if err := second.Append(t.Context(), approval("tester", 1)); !errors.Is(err, lifecycle.ErrProposer) {
+		t.Errorf("what is no proposal is approved: %v", err)
+	}
+	if err := user(sweeper).Append(t.Context(), approval("tester", leaves[0].ID)); !errors.Is(err, lifecycle.ErrDenied) {
+		t.Errorf("a sweeper approves: %v", err)
+	}
+	if err := second.Append(t.Context(), approval("tester", leaves[0].ID)); err != nil {
+		t.Errorf("another approves: %v", err)
+	}
+
+	// A recovery of the log writes again what was approved, where leaves have other numbers.
+	owner, err := postgres.Open(t.Context(), postgres.Options{URL: d.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer owner.Close()
+	lease, err := owner.BeginRun(t.Context(), lifecycle.Run{ID: "run-recovery", Kind: "recovery", StartedAt: storetest.Start}, told(lifecycle.ActionRunStarted))
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := owner.Sequence(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := approval("tester", 1<<40)
+	again.Role = "another"
+	if err := owner.Replay(t.Context(), lease, size, again, nil); err != nil {
+		t.Errorf("it is recovered: %v", err)
 	}
 }

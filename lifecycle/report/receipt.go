@@ -282,7 +282,7 @@ func backedUp(r *lifecycle.Receipt) string {
 	if r.BackupRetentionDays == 0 {
 		return "not known"
 	}
-	return fmt.Sprintf("as configured, backups are kept for %d days", r.BackupRetentionDays)
+	return fmt.Sprintf("by policy and configuration, backups are kept for %d days", r.BackupRetentionDays)
 }
 
 func segmentLine(s lifecycle.ReceiptSegment) string {

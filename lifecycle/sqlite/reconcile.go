@@ -32,9 +32,9 @@ func (s *Store) Tallies(ctx context.Context, q lifecycle.TallyQuery) ([]lifecycl
 }
 
 func (s *Store) RunRecords(ctx context.Context) (map[string]lifecycle.RunRecords, error) {
-	rows, err := s.r.QueryContext(ctx, `SELECT coalesce(l.run_id, '') AS run, sum(t.taken_in), sum(t.archived) FROM (
-			SELECT r.ingest_leaf AS leaf, count(*) AS taken_in, 0 AS archived FROM records r GROUP BY r.ingest_leaf
-			UNION ALL SELECT r.archive_leaf, 0, count(*) FROM records r WHERE r.state <> 'active' GROUP BY r.archive_leaf) t
+	rows, err := s.r.QueryContext(ctx, `SELECT coalesce(l.run_id, '') AS run, sum(t.taken_in), sum(t.active), sum(t.archived) FROM (
+			SELECT r.ingest_leaf AS leaf, count(*) AS taken_in, sum(r.state = 'active') AS active, 0 AS archived FROM records r GROUP BY r.ingest_leaf
+			UNION ALL SELECT r.archive_leaf, 0, 0, count(*) FROM records r WHERE r.state <> 'active' GROUP BY r.archive_leaf) t
 		LEFT JOIN leaves l ON l.leaf_id = t.leaf GROUP BY run`)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't count the records of runs: %w", err)
@@ -44,7 +44,7 @@ func (s *Store) RunRecords(ctx context.Context) (map[string]lifecycle.RunRecords
 	for rows.Next() {
 		var run string
 		var n lifecycle.RunRecords
-		if err := rows.Scan(&run, &n.TakenIn, &n.Archived); err != nil {
+		if err := rows.Scan(&run, &n.TakenIn, &n.Active, &n.Archived); err != nil {
 			return nil, fmt.Errorf("couldn't count the records of runs: %w", err)
 		}
 		out[run] = n

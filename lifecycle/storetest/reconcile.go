@@ -81,7 +81,7 @@ func runRecords(k *kit) {
 	}
 	got, err := k.Store.RunRecords(k.ctx)
 	k.ok(err)
-	want := map[string]lifecycle.RunRecords{"": {TakenIn: 1}, "run-1": {TakenIn: 1}, "run-2": {TakenIn: 2, Archived: 1}, "run-3": {Archived: 2}}
+	want := map[string]lifecycle.RunRecords{"": {TakenIn: 1}, "run-1": {TakenIn: 1}, "run-2": {TakenIn: 2, Active: 1, Archived: 1}, "run-3": {Archived: 2}}
 	if !reflect.DeepEqual(got, want) {
 		k.Errorf("%+v, want %+v", got, want)
 	}
