@@ -101,6 +101,7 @@ func TestPolicyFetched(t *testing.T) {
 		{"good", true, []string{server.URL + "/good"}, exitDone, 1, "fetched", ""},
 		{"500, then 200", true, []string{server.URL + "/500-then-200"}, exitDone, 2, "second", ""},
 		{"a token", true, []string{server.URL + "/token", "--token-file", token}, exitDone, 2, "third", ""},
+		{"no TLS there", true, []string{strings.Replace(plain.URL, "http:", "https:", 1)}, exitFailed, 0, "third", "HTTP response to HTTPS client"},
 		{"500 again", true, []string{server.URL + "/500"}, exitFailed, 8, "third", "500"},
 	} {
 		err := apply(c.trusted, c.args...)
@@ -119,7 +120,7 @@ func TestPolicyFetched(t *testing.T) {
 		t.Errorf("paused %v", pauses)
 	}
 	got := mustRun(t, dir, "audit", "log", "--action", lifecycle.ActionPolicyRefused, "-o", "jsonl")
-	if strings.Count(got, "\n") != 12 || strings.Contains(got, "s3cret") {
+	if strings.Count(got, "\n") != 13 || strings.Contains(got, "s3cret") {
 		t.Errorf("refusals:\n%s", got)
 	}
 	if err := os.Chmod(token, 0o644); err != nil {

@@ -71,7 +71,7 @@ type source struct {
 
 func (s *source) read() (*File, error) {
 	if len(s.text) > MaxSize {
-		return nil, &Error{File: s.name, Msg: fmt.Sprintf("it has %d bytes, a policy has at most %d", len(s.text), MaxSize)}
+		return nil, &Error{File: s.name, Msg: fmt.Sprintf("it is too long: a policy has at most %d bytes", MaxSize)}
 	}
 	if bytes.Count(s.text, []byte("[")) > maxDepth || bytes.Count(s.text, []byte("{")) > maxDepth {
 		return nil, &Error{File: s.name, Msg: fmt.Sprintf("it has more than %d brackets of one kind", maxDepth)}
