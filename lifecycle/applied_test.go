@@ -344,4 +344,21 @@ func TestReconciledByPolicy(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 	w.sound()
+	rep, err := w.VerifyLog(t.Context())
+	if want := []lifecycle.LogPolicy{{Name: "default", Hash: w.Policy.Hash(), Records: 2}, {Name: "test", Hash: second.Hash(), Records: 1}}; err != nil || !slices.Equal(rep.Policies, want) {
+		t.Errorf("records came in under %+v, %v, want %+v", rep.Policies, err, want)
+	}
+}
+
+// TestPolicyNeverApplied: records that came in under a policy which the trail does not
+// have are found.
+func TestPolicyNeverApplied(t *testing.T) {
+	w := newWorld(t)
+	w.ingest(record("a", "L", w.now))
+	w.sound()
+	w.Policy.Name = "another"
+	rep, err := w.VerifyLog(t.Context())
+	if err != nil || len(rep.Findings) != 1 || rep.Findings[0].Kind != lifecycle.LogRecord || !strings.Contains(rep.Findings[0].Detail, "which was never applied") {
+		t.Errorf("%+v, %v", rep.Findings, err)
+	}
 }

@@ -75,10 +75,19 @@ type LogReport struct {
 	Size    int64 `json:"size"`
 	Pending int64 `json:"pending"`
 	// Published is the size of the newest checkpoint in any vault.
-	Published   int64        `json:"published"`
-	Checkpoints int          `json:"checkpoints"`
-	Records     int64        `json:"records"`
-	Findings    []LogFinding `json:"findings"`
+	Published   int64 `json:"published"`
+	Checkpoints int   `json:"checkpoints"`
+	Records     int64 `json:"records"`
+	// Policies are those that records came in under: each was evaluated again for them.
+	Policies []LogPolicy  `json:"policies"`
+	Findings []LogFinding `json:"findings"`
+}
+
+// LogPolicy is a version of the policy, and how many records came in under it.
+type LogPolicy struct {
+	Name    string `json:"name"`
+	Hash    string `json:"hash"`
+	Records int64  `json:"records"`
 }
 
 // VerifyLog compares the database with the log that is locked in the vaults: each
@@ -87,7 +96,7 @@ type LogReport struct {
 // with what the log says became of them. It changes nothing of that, and goes on to the
 // end whatever it finds.
 func (e *Engine) VerifyLog(ctx context.Context) (LogReport, error) {
-	v := &logVerification{Engine: e, res: LogReport{Findings: []LogFinding{}}}
+	v := &logVerification{Engine: e, res: LogReport{Policies: []LogPolicy{}, Findings: []LogFinding{}}}
 	err := v.run(ctx)
 	return v.res, err
 }
@@ -914,6 +923,9 @@ func (v *logVerification) batch(ctx context.Context, b saidBatch) error {
 	v.res.Records += int64(len(sums))
 	if b.action == ActionIngested {
 		v.seqs = append(v.seqs, seqs)
+		if cameInUnder != nil {
+			v.replayed(cameInUnder, int64(len(sums)))
+		}
 	}
 	f.Subject = b.segment
 	switch checksumRoot, rowRoot := archive.Root(sums), archive.Root(rows); {
@@ -930,6 +942,16 @@ func (v *logVerification) batch(ctx context.Context, b saidBatch) error {
 	}
 	v.find(f)
 	return nil
+}
+
+// replayed counts records under the policy that was evaluated again for them.
+func (v *logVerification) replayed(p *policy.Policy, records int64) {
+	i := slices.IndexFunc(v.res.Policies, func(l LogPolicy) bool { return l.Hash == p.Hash() })
+	if i < 0 {
+		i = len(v.res.Policies)
+		v.res.Policies = append(v.res.Policies, LogPolicy{Name: p.Name(), Hash: p.Hash()})
+	}
+	v.res.Policies[i].Records += records
 }
 
 // strangers names records that no leaf took in. The seqs of a batch are contiguous.

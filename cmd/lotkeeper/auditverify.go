@@ -63,6 +63,9 @@ func (a *app) auditVerify(ctx context.Context, e *lifecycle.Engine) error {
 	if err := result(a, res, func(s *screen) {
 		s.fields("", "log", res.Origin, "entries", fmt.Sprint(res.Size), "not in the tree yet", fmt.Sprint(res.Pending),
 			"published", fmt.Sprintf("%d entries, %s", res.Published, plural(res.Checkpoints, "checkpoint")), "records", fmt.Sprint(res.Records), "findings", fmt.Sprint(len(res.Findings)))
+		for _, p := range res.Policies {
+			s.fields("  ", "policy", p.Name+" "+p.Hash, "records", fmt.Sprint(p.Records))
+		}
 		for _, f := range res.Findings {
 			s.printf("\n")
 			pairs := []string{"finding", f.Kind}
