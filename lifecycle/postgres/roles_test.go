@@ -860,7 +860,7 @@ func TestApprovalByRole(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer owner.Close()
-	lease, err := owner.BeginRun(t.Context(), lifecycle.Run{ID: "run-recovery", Kind: "recovery", StartedAt: storetest.Start}, told(lifecycle.ActionRunStarted))
+	lease, err := owner.BeginRun(t.Context(), lifecycle.Run{ID: "run-recovery", Kind: "sweep", Actor: "tester", StartedAt: storetest.Start}, told(lifecycle.ActionRunStarted))
 	if err != nil {
 		t.Fatal(err)
 	}
