@@ -241,11 +241,18 @@ type policyShown struct {
 type policyMapping struct {
 	Rule string `json:"rule"`
 	// Tables have the hot copy, Vaults the archived ones.
-	Tables       []string `json:"tables"`
-	Vaults       []string `json:"vaults"`
-	HotClass     string   `json:"hot_class"`
-	ArchiveClass string   `json:"archive_class"`
-	Schedule     string   `json:"schedule"`
+	Tables       []string      `json:"tables"`
+	Vaults       []mappedVault `json:"vaults"`
+	HotClass     string        `json:"hot_class"`
+	ArchiveClass string        `json:"archive_class"`
+	Schedule     string        `json:"schedule"`
+}
+
+// mappedVault is a vault that every segment goes to, with its bucket or directory; the
+// URL is empty if the vault is not configured on this machine.
+type mappedVault struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
 }
 
 func newPolicyShow(a *app) *cobra.Command {
@@ -306,14 +313,18 @@ func (a *app) showPolicy(ctx context.Context, e *lifecycle.Engine, v lifecycle.P
 		if err != nil {
 			return err
 		}
-		var names []string
+		urls := map[string]string{}
+		for _, c := range a.cfg.Vaults {
+			urls[c.Name] = c.URL
+		}
+		active := []mappedVault{}
 		for _, v := range vaults {
 			if v.State == lifecycle.ActiveVault {
-				names = append(names, v.Name)
+				active = append(active, mappedVault{v.Name, urls[v.Name]})
 			}
 		}
 		for _, r := range res.Rules {
-			res.Mapping = append(res.Mapping, mappingOf(r, names))
+			res.Mapping = append(res.Mapping, mappingOf(r, active))
 		}
 	}
 	err := result(a, res, func(s *screen) {
@@ -327,8 +338,12 @@ func (a *app) showPolicy(ctx context.Context, e *lifecycle.Engine, v lifecycle.P
 			column[policy.Rule]{title: "ACTION", cell: func(r policy.Rule) string { return r.Action }, whole: true},
 			column[policy.Rule]{title: "MATCH", cell: func(r policy.Rule) string { return r.Match }})
 		for _, m := range res.Mapping {
+			var vaults []string
+			for _, v := range m.Vaults {
+				vaults = append(vaults, strings.TrimSpace(v.Name+" "+v.URL))
+			}
 			s.printf("\n%s\n", m.Rule)
-			s.fields("  ", "tables", strings.Join(m.Tables, ", "), "vaults", strings.Join(m.Vaults, ", "), "hot class", m.HotClass, "archive class", m.ArchiveClass, "schedule", m.Schedule)
+			s.fields("  ", "tables", strings.Join(m.Tables, ", "), "vaults", strings.Join(vaults, ", "), "hot class", m.HotClass, "archive class", m.ArchiveClass, "schedule", m.Schedule)
 		}
 	})
 	if err == nil {
@@ -337,7 +352,7 @@ func (a *app) showPolicy(ctx context.Context, e *lifecycle.Engine, v lifecycle.P
 	return err
 }
 
-func mappingOf(r policy.Rule, vaults []string) policyMapping {
+func mappingOf(r policy.Rule, vaults []mappedVault) policyMapping {
 	m := policyMapping{
 		Rule: r.Name, Tables: []string{"records", "deks", "payloads"}, Vaults: vaults,
 		HotClass:     "hot-YYYY-MM-DD-n of the day of " + r.Clock + " + " + r.Hot,
