@@ -362,3 +362,59 @@ func TestPolicyNeverApplied(t *testing.T) {
 		t.Errorf("%+v, %v", rep.Findings, err)
 	}
 }
+
+// TestPurgedByRule: each record lives as long as the rule says that it came in under,
+// whatever was applied later.
+func TestPurgedByRule(t *testing.T) {
+	w := newWorld(t)
+	w.ingest(old("before", "LONG"))
+	w.apply(parsed(t, `
+  - {name: keep, citation: c, match: 'lot == "KEEP"', action: archive}
+  - {name: labelled, citation: c, match: '"years" in labels && labels.years == "4"', archive: P2Y, action: archive_then_shred}
+  - {name: long, citation: c, match: 'lot == "LONG"', archive: P3Y, action: archive_then_shred}
+  - {name: rest, citation: c, match: 'lot != "NONE"', action: archive_then_shred}
+`))
+	w.ingest(old("keep", "KEEP"), strings.Replace(old("labelled", "LONG"), `"kde_payload"`, `"labels":{"years":"4"},"kde_payload"`, 1), old("long", "LONG"), old("rest", "L"), old("none", "NONE"))
+	second := parsed(t, "  - {name: short, citation: c, hot: P1D, archive: P733D, action: archive_then_shred}\n")
+	w.apply(second)
+	// What came when its own month was over goes with the month after that.
+	w.sweepUntil(instant(t, "2027-01-01T00:00:00Z").Add(-1))
+	w.read("before", "keep", "labelled", "long", "rest")
+	w.now = instant(t, "2027-01-01T00:00:00Z")
+	if got := w.sweep(); got.Purged != 3 {
+		t.Errorf("purged %+v", got)
+	}
+	w.unread("before", "labelled", "rest")
+	w.sweepUntil(instant(t, "2027-10-01T00:00:00Z").Add(-1))
+	w.read("keep", "long")
+	w.now = instant(t, "2027-10-01T00:00:00Z")
+	if got := w.sweep(); got.Purged != 1 {
+		t.Errorf("purged %+v", got)
+	}
+	w.unread("long")
+	w.now = instant(t, "2060-01-01T00:00:00Z")
+	if err := w.AcceptClock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.sweep(); got.Purged != 0 || got.Archived != 0 {
+		t.Errorf("after all: %+v", got)
+	}
+	w.read("keep")
+	if _, err := w.HotLine(t.Context(), "none"); err != nil {
+		t.Errorf("a record without a rule: %v", err)
+	}
+	w.sound()
+
+	// Each leaf of an end names the policy that the sweep went by.
+	for _, action := range []string{lifecycle.ActionArchived, lifecycle.ActionShredIntent, lifecycle.ActionShredExecuting, lifecycle.ActionShredded, lifecycle.ActionPurged} {
+		leaves, err := w.Store.Leaves(t.Context(), lifecycle.LeafQuery{Actions: []string{action}})
+		if err != nil || len(leaves) == 0 {
+			t.Errorf("%s: %d leaves, %v", action, len(leaves), err)
+		}
+		for _, l := range leaves {
+			if bodyOf[string](t, l, "policy_hash") != second.Hash() {
+				t.Errorf("%s: %s", action, l.Body)
+			}
+		}
+	}
+}
