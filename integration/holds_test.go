@@ -104,7 +104,7 @@ func TestHoldsOnServers(t *testing.T) {
 	expect("at first", "", "")
 	place := func(code int, lot, kind, reference string) (id string) {
 		t.Helper()
-		held := s.object(code, "hold", "place", "--lot", lot, "--kind", kind, "--reference", reference, "--reason", "a test")
+		held := s.place(code, "--lot", lot, "--kind", kind, "--reference", reference, "--reason", "a test")
 		if want := map[int]string{0: "open", 3: "partial"}[code]; held["status"] != want || held["covered"] != 1.0 || held["archived"] != 1.0 {
 			t.Errorf("%v", held)
 		}

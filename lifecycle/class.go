@@ -87,7 +87,7 @@ func (p Period) ID(n int) string {
 
 // parseClass is the open class that Period.ID has named.
 func parseClass(id string) (Class, error) {
-	for kind, layout := range map[ClassKind]string{HotClass: time.DateOnly, DeferralClass: "2006-01", ArchiveClass: "2006-01"} {
+	for kind, layout := range map[ClassKind]string{HotClass: time.DateOnly, DeferralClass: "2006-01", ArchiveClass: "2006-01", HoldClass: "2006-01"} {
 		rest, ok := strings.CutPrefix(id, string(kind)+"-")
 		if !ok || len(rest) <= len(layout) {
 			continue
