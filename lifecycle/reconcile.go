@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lotkeeper/lotkeeper/cte"
+	"github.com/lotkeeper/lotkeeper/lifecycle/policy"
 	"github.com/lotkeeper/lotkeeper/shred"
 )
 
@@ -45,6 +46,8 @@ const (
 	DriftKeyringCopy = "keyring-copy"
 	// DriftVault: a vault that could not be compared.
 	DriftVault = "vault"
+	// DriftPolicyReview: a rule in force that was to be looked at again by now.
+	DriftPolicyReview = "policy-review"
 )
 
 // Drift is one finding of a reconciliation. Its JSON names are a promise.
@@ -166,8 +169,9 @@ func (e *Engine) Reconcile(ctx context.Context) (Reconciliation, error) {
 // reconciliation is one look at everything.
 type reconciliation struct {
 	*Engine
-	now time.Time
-	res Reconciliation
+	now    time.Time
+	policy *policy.Policy
+	res    Reconciliation
 
 	runs     []Run // the newest first
 	working  map[string]bool
@@ -194,11 +198,11 @@ func (e *Engine) reconcile(ctx context.Context) (*reconciliation, error) {
 		return nil, err
 	}
 	now := e.Now().UTC()
-	r := &reconciliation{Engine: e, now: now, working: map[string]bool{}, classes: map[string]*Class{},
+	r := &reconciliation{Engine: e, now: now, policy: inForce, working: map[string]bool{}, classes: map[string]*Class{},
 		wanted: map[place]bool{}, legal: map[place]LegalState{}, lifting: map[place]bool{}}
 	r.res = Reconciliation{At: cte.FormatTime(now), Actor: e.Actor, Software: e.Software, Policy: inForce.Name(), PolicyHash: inForce.Hash(),
 		Counts: []ReconciledCount{}, Vaults: []ReconciledVault{}, Kinds: map[string]int64{}, Findings: []Drift{}}
-	for _, step := range []func(context.Context) error{r.readRuns, r.readRecords, r.readHolds, r.pastDue, r.keyring, r.runHistory, r.overdue, r.unfinished, r.inVaults, r.log} {
+	for _, step := range []func(context.Context) error{r.readRuns, r.readRecords, r.readHolds, r.pastDue, r.keyring, r.runHistory, r.overdue, r.unfinished, r.reviews, r.inVaults, r.log} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("couldn't reconcile: %w", err)
 		}
@@ -239,6 +243,17 @@ func (r *reconciliation) count(of, name string, n int64) {
 
 func (r *reconciliation) compared(of, name string, n, expected int64) {
 	r.res.Counts = append(r.res.Counts, ReconciledCount{of, name, n, &expected})
+}
+
+// reviews finds the rules that nobody has looked at again in time.
+func (r *reconciliation) reviews(context.Context) error {
+	overdue := r.policy.Overdue(r.now)
+	for _, rule := range r.policy.Rules() {
+		if slices.Contains(overdue, rule.Name) {
+			r.find(Drift{Kind: DriftPolicyReview, Subject: rule.Name, Expected: "looked at again by " + rule.ReviewBy, Actual: "in force as it was"}, time.Time{})
+		}
+	}
+	return nil
 }
 
 // readRuns reads the run history, and sees which runs are at work.

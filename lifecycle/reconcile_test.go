@@ -17,6 +17,7 @@ import (
 	"github.com/lotkeeper/lotkeeper/archive"
 	"github.com/lotkeeper/lotkeeper/archive/memvault"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
+	"github.com/lotkeeper/lotkeeper/lifecycle/policy"
 	"github.com/lotkeeper/lotkeeper/lifecycle/storetest"
 	"github.com/lotkeeper/lotkeeper/shred"
 )
@@ -271,6 +272,12 @@ func TestReconcileFinds(t *testing.T) {
 		"an old keyring": {func(w *legalWorld) {
 			status(w, func(s *shred.Status) { s.Epoch--; s.Copies[0].Epoch-- })
 		}, func(*legalWorld) []string { return []string{"keyring-copy keyring"} }},
+		"a rule past its review": {func(w *legalWorld) {
+			p, err := policy.Parse("reviewed.yaml", []byte("{version: 1, name: reviewed, rules: [{name: all, citation: x, action: archive_then_shred, review_by: 2020-01-01}]}"))
+			ok(w, err)
+			_, err = w.ApplyPolicy(ctx, p, "reviewed.yaml", false)
+			ok(w, err)
+		}, func(*legalWorld) []string { return []string{"policy-review all"} }},
 		"a vault not configured": {func(w *legalWorld) { w.Vaults = w.Vaults[:1] }, func(*legalWorld) []string { return []string{"vault second second"} }},
 		"a vault never added":    {func(w *legalWorld) { w.Vaults = append(w.Vaults, memvault.New("third", w.Engine.Now)) }, func(*legalWorld) []string { return []string{"vault third third"} }},
 		"a vault out of reach": {func(w *legalWorld) { w.Vaults[1] = archive.NewAbsent("second", errors.New("no such disk")) }, func(*legalWorld) []string {
