@@ -23,13 +23,20 @@ func (s *Store) beat(ctx context.Context, kind string, l lifecycle.Lease) {
 	for wait(ctx, s.lease/3) {
 		// A renewal that hangs must not outlast the lease's second third.
 		once, cancel := context.WithTimeout(ctx, s.lease/3)
-		tag, err := s.pool.Exec(once, `UPDATE lotkeeper.leases SET expires_at = clock_timestamp() + $4::bigint * interval '1 microsecond'
-			WHERE kind = $1 AND fence = $2 AND run_id = $3`, kind, l.Fence, l.RunID, s.lease.Microseconds())
+		renewed, err := s.renew(once, kind, l)
 		cancel()
-		if err == nil && tag.RowsAffected() == 0 {
+		if err == nil && !renewed {
 			return
 		}
 	}
+}
+
+// renew is for a lease that was not given back: the end of a run may be under way, and
+// this may have to wait for it.
+func (s *Store) renew(ctx context.Context, kind string, l lifecycle.Lease) (bool, error) {
+	tag, err := s.pool.Exec(ctx, `UPDATE lotkeeper.leases SET expires_at = clock_timestamp() + $4::bigint * interval '1 microsecond'
+		WHERE kind = $1 AND fence = $2 AND run_id = $3 AND expires_at > '-infinity'`, kind, l.Fence, l.RunID, s.lease.Microseconds())
+	return tag.RowsAffected() > 0, err
 }
 
 // keep starts the heart of a lease. The caller holds mu.

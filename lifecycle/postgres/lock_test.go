@@ -134,6 +134,32 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// TestLeaseGivenBack: the end of a run and a renewal of its lease meet, and the next run
+// may begin at once.
+func TestLeaseGivenBack(t *testing.T) {
+	a, b, d := two(t, 0)
+	l, err := a.BeginRun(t.Context(), run("run-1"), tick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ending := begun(t, d, `UPDATE lotkeeper.leases SET expires_at = '-infinity' WHERE kind = 'sweep'`)
+	renewed := make(chan bool)
+	go func() {
+		ok, err := a.renew(t.Context(), "sweep", l)
+		renewed <- ok || err != nil
+	}()
+	waits(t, d, "Lock")
+	if err := ending.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if <-renewed {
+		t.Error("a lease that was given back while its renewal waited was renewed")
+	}
+	if _, err := b.BeginRun(t.Context(), run("run-2"), tick); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestTakeoverWaits: a lease that has run out while a transaction is under way is
 // taken over after its commit, not in between.
 func TestTakeoverWaits(t *testing.T) {
