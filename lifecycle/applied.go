@@ -261,8 +261,6 @@ func carriedOut(p *policy.Policy) error {
 		switch {
 		case strings.HasPrefix(r.Clock, policy.Trigger):
 			what = "clock: " + r.Clock
-		case r.HoldWhileLotActive:
-			what = "hold_while_lot_active"
 		case len(r.Before) > 0:
 			what = "before"
 		default:

@@ -195,7 +195,7 @@ func (e *Engine) resealAgain(ctx context.Context, again []shred.Evidence) (moved
 				s.failed[page[n].Row.Seq] = true // so that it is moved on, whatever the plan says of it
 			}
 			before := s.res.Resealed
-			err = s.resealPage(ctx, again[i].Class, page)
+			err = s.resealPage(ctx, again[i].Class, page, nil)
 			again[i].DEKs -= s.res.Resealed - before
 		}
 	}

@@ -39,7 +39,7 @@ func TestDue(t *testing.T) {
 		{instant(t, "9999-12-31T23:59:59.999999999Z"), lifecycle.Keep},
 		{instant(t, "0001-01-01T00:00:00Z"), lifecycle.Archive},
 	} {
-		d := lifecycle.Decide(&lifecycle.Row{RecordID: "r", EventTimestamp: c.event, DueAt: p.DueAt(c.event)}, none, now)
+		d := lifecycle.Decide(&lifecycle.Row{RecordID: "r", EventTimestamp: c.event, DueAt: p.DueAt(c.event)}, none, nil, now)
 		if d.Action != c.want || d.Reason == "" {
 			t.Errorf("an event at %v: %+v, want %s", c.event, d, c.want)
 		}
@@ -187,7 +187,7 @@ func TestPlanSweep(t *testing.T) {
 		rows[i].DueAt = lifecycle.DefaultPolicy().DueAt(rows[i].EventTimestamp)
 	}
 	holds := lifecycle.NewHoldSet([]*lifecycle.Hold{{ID: "hold-1", Kind: lifecycle.Recall, Scopes: []lifecycle.Scope{{TLC: "H", TLCSource: "S"}}}})
-	got := lifecycle.PlanSweep(rows, holds, now)
+	got := lifecycle.PlanSweep(rows, holds, nil, now)
 	want := lifecycle.Plan{Due: 2, Held: 1, Archive: 1, Decisions: []lifecycle.Decision{
 		{RecordID: "due", Action: lifecycle.Archive, Reason: "due since 2026-11-21T10:00:00Z"},
 		{RecordID: "young", Action: lifecycle.Keep, Reason: "not due before 2026-11-21T10:00:00.000000001Z"},
@@ -196,7 +196,7 @@ func TestPlanSweep(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("planned %+v, want %+v", got, want)
 	}
-	if again := lifecycle.PlanSweep(rows, holds, now); !reflect.DeepEqual(got, again) {
+	if again := lifecycle.PlanSweep(rows, holds, nil, now); !reflect.DeepEqual(got, again) {
 		t.Error("the same input gave another plan")
 	}
 }

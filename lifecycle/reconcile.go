@@ -18,7 +18,8 @@ import (
 // Kinds of drift: what is there and should not be, or should be and is not. Their
 // names are a promise; docs/reconcile.md says of each what to do.
 const (
-	// DriftPastDue: records whose due day is over, not held, and not archived.
+	// DriftPastDue: records whose due day is over, not held, nor of a lot that keeps
+	// them, and not archived.
 	DriftPastDue = "past-due"
 	// DriftNoCopy: what is archived has no verified copy where it should have one.
 	DriftNoCopy = "archived-without-copy"
@@ -170,7 +171,7 @@ func (e *Engine) Reconcile(ctx context.Context) (Reconciliation, error) {
 type reconciliation struct {
 	*Engine
 	now    time.Time
-	policy *policy.Policy
+	policy *policy.Policy // in force
 	res    Reconciliation
 
 	runs     []Run // the newest first

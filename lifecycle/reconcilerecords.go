@@ -46,6 +46,17 @@ func (r *reconciliation) pastDue(ctx context.Context) error {
 		}
 		leaf[t.Class] = min(leaf[t.Class], t.FirstLeaf)
 	}
+	for class, d := range late {
+		n, err := r.lotActive(ctx, class)
+		if err != nil {
+			return err
+		}
+		if d.Records -= n; d.Records <= 0 {
+			delete(late, class)
+		} else if n > 0 {
+			d.Actual = "in the hot store, beside others whose lots are active"
+		}
+	}
 	if len(late) == 0 {
 		return nil
 	}
@@ -58,6 +69,44 @@ func (r *reconciliation) pastDue(ctx context.Context) error {
 		r.find(*late[class], since[class])
 	}
 	return nil
+}
+
+// lotActive counts the records of a class that are past due and stay since their lot is
+// active, or was when a sweep could have been last.
+func (r *reconciliation) lotActive(ctx context.Context, class string) (n int64, err error) {
+	lots := newActiveLots(r.policy, r.now)
+	if lots == nil {
+		return 0, nil
+	}
+	holds, err := r.holdSet(ctx, r.now)
+	if err != nil {
+		return 0, err
+	}
+	var page []Row
+	count := func() error {
+		err := lots.look(ctx, r.Store, len(page), func(i int) *Row { return &page[i] })
+		for i := range page {
+			if rule, _ := lots.keep(&page[i], r.now.Add(-sweepEvery)); rule != "" && len(holds.Covering(&page[i])) == 0 {
+				n++
+			}
+		}
+		page = page[:0]
+		return err
+	}
+	for row, err := range r.Store.Rows(ctx, Query{Class: class, State: Active}) {
+		if err != nil {
+			return n, err
+		}
+		if !row.DueAt.Before(HotPeriod(r.now).Start) {
+			continue
+		}
+		if page = append(page, row); len(page) == r.Limits.BatchRecords {
+			if err := count(); err != nil {
+				return n, err
+			}
+		}
+	}
+	return n, count()
 }
 
 // whyLate tells why records are not archived that fell due at a time and came with a

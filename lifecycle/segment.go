@@ -97,7 +97,7 @@ func (s *sweep) archive(ctx context.Context) error {
 		}
 	}
 	// The others are gone.
-	s.res.Due, s.res.Held, s.res.StoppedEarly = p.due, s.res.Held+p.held, p.stopped
+	s.res.Due, s.res.Held, s.res.LotActive, s.res.StoppedEarly = p.due, s.res.Held+p.held, p.lotActive, p.stopped
 	// The fault of the oldest segment, and not what the others were stopped with.
 	return cmp.Or(settleErr, storeErr, packErr)
 }
@@ -106,8 +106,8 @@ func (s *sweep) archive(ctx context.Context) error {
 // the failed records to itself.
 type packer struct {
 	*sweep
-	due, held int
-	stopped   bool // there was more, and no time for it
+	due, held, lotActive int
+	stopped              bool // there was more, and no time for it
 }
 
 func (p *packer) pack(ctx context.Context, packed chan<- *segment) error {
@@ -125,9 +125,13 @@ func (p *packer) pack(ctx context.Context, packed chan<- *segment) error {
 
 func (p *packer) packClass(ctx context.Context, class string, packed chan<- *segment) error {
 	var b *builder
+	lots := newActiveLots(p.policy, p.now)
 	for after := (Cursor{}); ; {
 		page, err := p.Store.DuePage(ctx, class, p.now, after, p.Limits.BatchRecords, p.Limits.BatchBytes)
 		if err != nil {
+			return err
+		}
+		if err := lots.look(ctx, p.Store, len(page), func(i int) *Row { return &page[i].Row }); err != nil {
 			return err
 		}
 		for i := range page {
@@ -137,12 +141,16 @@ func (p *packer) packClass(ctx context.Context, class string, packed chan<- *seg
 				p.stopped = true
 				return nil
 			}
-			switch Decide(&r.Row, p.holds, p.now).Action {
+			switch d := Decide(&r.Row, p.holds, lots, p.now); d.Action {
 			case Keep:
 				continue
 			case Defer:
 				p.due++
-				p.held++
+				if d.held() {
+					p.held++
+				} else {
+					p.lotActive++
+				}
 				continue
 			}
 			p.due++

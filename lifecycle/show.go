@@ -111,7 +111,11 @@ func (e *Engine) View(ctx context.Context, id string) (RecordView, error) {
 	case Purged:
 		v.Why.Rule = "purged: its archive class was over, and the law's floor had passed"
 	default:
-		d := Decide(&r, open, now)
+		lots, err := e.activeLots(ctx, &r, now)
+		if err != nil {
+			return v, err
+		}
+		d := Decide(&r, open, lots, now)
 		v.Why.Rule = string(d.Action) + ": " + d.Reason
 	}
 	for _, h := range open.Covering(&r) {

@@ -639,6 +639,9 @@ type ReadStore interface {
 	// come to it. ErrNotFound.
 	Row(ctx context.Context, id string) (Row, error)
 	SealedRow(ctx context.Context, id string) (Sealed, error)
+	// NewestEvents finds the newest events at or before a time of the lots with one of
+	// the TLCs, whatever has become of their records.
+	NewestEvents(ctx context.Context, tlcs []string, until time.Time) (map[cte.Lot]time.Time, error)
 	// Rows yields rows in order of event time and id.
 	Rows(ctx context.Context, q Query) iter.Seq2[Row, error]
 	// Sealed yields the records of a query with their ciphertext: the active

@@ -27,10 +27,12 @@ type SweepResult struct {
 	RunID  string `json:"run_id"`
 	DryRun bool   `json:"dry_run"`
 	Cutoff string `json:"cutoff"`
-	// Due = Held + Archived + Failed, unless StoppedEarly left some for the
+	// Due = Held + LotActive + Archived + Failed, unless StoppedEarly left some for the
 	// next run or Recovered finished what an earlier one had begun.
-	Due             int `json:"due"`
-	Held            int `json:"held"`
+	Due  int `json:"due"`
+	Held int `json:"held"`
+	// LotActive counts those that stay by a rule with hold_while_lot_active.
+	LotActive       int `json:"lot_active"`
 	Resealed        int `json:"resealed"`
 	Archived        int `json:"archived"`
 	Failed          int `json:"failed"`
@@ -93,6 +95,7 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 	if err != nil {
 		return res, err
 	}
+	lots := newActiveLots(inForce, now)
 	over := map[string]bool{}
 	dying, err := e.Store.DyingClasses(ctx, now)
 	if err != nil {
@@ -112,9 +115,13 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 				break
 			}
 			after = Cursor{page[len(page)-1].DueAt, page[len(page)-1].Seq}
-			plan := PlanSweep(page, holds, now)
+			if err := lots.look(ctx, e.Store, len(page), func(i int) *Row { return &page[i] }); err != nil {
+				return res, err
+			}
+			plan := PlanSweep(page, holds, lots, now)
 			res.Due += plan.Due
 			res.Held += plan.Held
+			res.LotActive += plan.LotActive
 			res.Archived += plan.Archive
 			inClass += plan.Archive
 			for i, d := range plan.Decisions {
@@ -151,7 +158,7 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 	res.Policies = []PolicyResult{{Policy: inForce.Name(), Action: "archive", Processed: res.Archived, Held: res.Held}}
 	// Hashed without its duration, so that the same plan has the same hash.
 	err = e.Store.Append(ctx, e.leaf(start, ActionDryRun, "", "", map[string]any{
-		"of": "sweep", "as_of": cte.FormatTime(now), "policy_hash": inForce.Hash(), "due": res.Due, "held": res.Held, "result_sha256": hashOf(res),
+		"of": "sweep", "as_of": cte.FormatTime(now), "policy_hash": inForce.Hash(), "due": res.Due, "held": res.Held, "lot_active": res.LotActive, "result_sha256": hashOf(res),
 	}))
 	res.DurationSeconds = e.Now().Sub(start).Seconds()
 	return res, err
@@ -243,7 +250,7 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 	if err != nil {
 		// Stopped on the way: what was due and got no further is still hot, and is
 		// counted with what could not be archived, so that the counts add up.
-		s.res.Failed = s.res.Due - s.res.Held - s.res.Archived
+		s.res.Failed = s.res.Due - s.res.Held - s.res.LotActive - s.res.Archived
 		s.errors++
 	}
 	s.res.Policies = []PolicyResult{{Policy: s.policy.Name(), Action: "archive", Processed: s.res.Archived + s.res.Recovered, Held: s.res.Held, Errors: s.errors}}
@@ -316,7 +323,8 @@ func (s *sweep) loadHolds(ctx context.Context) (err error) {
 }
 
 // reseal moves the DEKs that must outlive their class into the month's deferral
-// class: those of held records, and of records that could not be archived.
+// class: those of held records, of records whose lot is active, and of records that
+// could not be archived.
 // Others that are still there (the run was stopped early, or an ingest has just
 // brought them) are left for the next run, and their class with them.
 func (s *sweep) reseal(ctx context.Context) error {
@@ -332,6 +340,7 @@ func (s *sweep) reseal(ctx context.Context) error {
 		if class.State != Open {
 			continue
 		}
+		lots := newActiveLots(s.policy, s.now)
 		for after := int64(0); ; {
 			page, err := s.Store.ClassDEKs(ctx, class.ID, after, s.Limits.LockRecords)
 			if err != nil {
@@ -341,7 +350,10 @@ func (s *sweep) reseal(ctx context.Context) error {
 				break
 			}
 			after = page[len(page)-1].Row.Seq
-			if err := s.resealPage(ctx, class.ID, page); err != nil {
+			if err := lots.look(ctx, s.Store, len(page), func(i int) *Row { return &page[i].Row }); err != nil {
+				return err
+			}
+			if err := s.resealPage(ctx, class.ID, page, lots); err != nil {
 				return err
 			}
 		}
@@ -349,12 +361,12 @@ func (s *sweep) reseal(ctx context.Context) error {
 	return nil
 }
 
-func (s *sweep) resealPage(ctx context.Context, from string, page []DEK) error {
+func (s *sweep) resealPage(ctx context.Context, from string, page []DEK, lots *ActiveLots) error {
 	to := DeferralPeriod(s.now)
 	moved := map[int64][]byte{}
 	for i := range page {
 		d := &page[i]
-		if !s.failed[d.Row.Seq] && Decide(&d.Row, s.holds, s.now).Action != Defer {
+		if !s.failed[d.Row.Seq] && Decide(&d.Row, s.holds, lots, s.now).Action != Defer {
 			continue
 		}
 		if err := s.keys.classes(ctx, s.lease.RunID, []Period{to}); err != nil {

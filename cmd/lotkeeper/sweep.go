@@ -122,15 +122,15 @@ func planTable(s *screen, r lifecycle.SweepResult) {
 		"cutoff", r.Cutoff,
 		"due", fmt.Sprint(r.Due),
 		"to archive", fmt.Sprintf("%d, in %s", r.Archived, plural(r.Segments, "segment")),
-		"held", fmt.Sprintf("%d, of which %d to reseal", r.Held, r.Resealed),
+		"held", fmt.Sprintf("%s, of which %d to reseal", staying(r), r.Resealed),
 		"classes over", fmt.Sprintf("%d, to shred if nothing depends on them", r.ShreddedClasses)}, purging(r)...)...)
 	if len(r.Kept) > 0 {
 		s.printf("\nDue, and staying:\n")
 		table(s, r.Kept[:min(len(r.Kept), maxKeptRows)],
 			column[lifecycle.Decision]{title: "RECORD", cell: func(d lifecycle.Decision) string { return d.RecordID }},
 			column[lifecycle.Decision]{title: "WHY", cell: func(d lifecycle.Decision) string { return d.Reason }})
-		if more := r.Held - min(len(r.Kept), maxKeptRows); more > 0 {
-			s.printf("and %d more: lotkeeper record list --state held\n", more)
+		if more := r.Held + r.LotActive - min(len(r.Kept), maxKeptRows); more > 0 {
+			s.printf("and %d more: -o json lists up to a thousand\n", more)
 		}
 	}
 	s.printf("\nThis was a dry run: nothing was changed.\n")
@@ -138,14 +138,18 @@ func planTable(s *screen, r lifecycle.SweepResult) {
 
 func nothing(s *screen, r lifecycle.SweepResult) {
 	if r.Due > 0 {
-		s.printf("nothing to do: %s due, and held\n", map[bool]string{true: "1 record is", false: fmt.Sprintf("%d records are", r.Due)}[r.Due == 1])
+		why := "held"
+		if r.LotActive > 0 {
+			why = "held: " + staying(r)
+		}
+		s.printf("nothing to do: %s due, and %s\n", map[bool]string{true: "1 record is", false: fmt.Sprintf("%d records are", r.Due)}[r.Due == 1], why)
 		return
 	}
 	s.printf("nothing is due: no record in the hot store has an event at or before\n%s\n", r.Cutoff)
 }
 
 func sweepTable(s *screen, r lifecycle.SweepResult) {
-	if r.Due == r.Held && r.Recovered == 0 && r.ShreddedClasses == 0 && r.Resealed == 0 && r.PurgedClasses+r.Purged+r.Rearchived == 0 {
+	if r.Due == r.Held+r.LotActive && r.Recovered == 0 && r.ShreddedClasses == 0 && r.Resealed == 0 && r.PurgedClasses+r.Purged+r.Rearchived == 0 {
 		// There was nothing to do, and it says so.
 		nothing(s, r)
 		s.fields("", append([]string{"run", r.RunID}, append(purging(r), legalHolds(r)...)...)...)
@@ -156,7 +160,7 @@ func sweepTable(s *screen, r lifecycle.SweepResult) {
 		"cutoff", r.Cutoff,
 		"due", fmt.Sprint(r.Due),
 		"archived", fmt.Sprintf("%d, in %s", r.Archived, plural(r.Segments, "segment")),
-		"held", fmt.Sprint(r.Held),
+		"held", staying(r),
 		"resealed", fmt.Sprint(r.Resealed),
 		"failed", fmt.Sprint(r.Failed),
 		"shredded", plural(r.ShreddedClasses, "class key"),
@@ -189,6 +193,14 @@ func purging(r lifecycle.SweepResult) (pairs []string) {
 		}
 	}
 	return pairs
+}
+
+// staying is how many due records stay, by holds and for their lots.
+func staying(r lifecycle.SweepResult) string {
+	if r.LotActive == 0 {
+		return fmt.Sprint(r.Held)
+	}
+	return fmt.Sprintf("%d, and %d whose lots are active", r.Held, r.LotActive)
 }
 
 // legalHolds are the lines about legal holds, if there was something to do.

@@ -211,6 +211,52 @@ func (p *Policy) Allows(f Facts, due time.Time) bool {
 	})
 }
 
+// HoldsActiveLots says whether any rule keeps a due record hot while its lot is active.
+func (p *Policy) HoldsActiveLots() bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.HoldWhileLotActive })
+}
+
+// HeldAsActive is the name of the rule by which a due record stays hot at a time, since
+// its lot had an event at newest: one that is newer than its own, and inside the hot
+// period before that time. It is empty if there is no such rule. Where only labels that are not
+// known say which rule is the record's, any that may be keeps it: too long is mended by
+// the next sweep, too short by nothing.
+func (p *Policy) HeldAsActive(f Facts, newest, now time.Time) string {
+	if !newest.After(f.EventTimestamp) {
+		return ""
+	}
+	for _, r := range p.candidates(f) {
+		if r.HoldWhileLotActive && r.hot.After(newest).After(now) {
+			return r.Name
+		}
+	}
+	return ""
+}
+
+// candidates are the rules that may be the record's, as far as its facts tell: up to the
+// first that matches, those that do and those that cannot be decided.
+func (p *Policy) candidates(f Facts) (out []*rule) {
+	jurisdiction, known := p.jurisdiction(f)
+	if !known {
+		return nil
+	}
+	var vars any
+	for i := range p.rules {
+		r := &p.rules[i]
+		if vars == nil && r.match != nil {
+			vars = variables(f, jurisdiction)
+		}
+		matches, unknown, err := r.match.eval(vars)
+		if matches || unknown || err != nil {
+			out = append(out, r)
+		}
+		if matches {
+			break
+		}
+	}
+	return out
+}
+
 // Overdue lists the rules that somebody should have looked at again by now.
 func (p *Policy) Overdue(now time.Time) (names []string) {
 	for _, r := range p.rules {

@@ -182,6 +182,50 @@ func TestFirstMatch(t *testing.T) {
 	}
 }
 
+// TestHeldAsActive: the rule that keeps a record is the first that matches, or any that
+// may, and only an event that is newer than the record's own and young enough counts.
+func TestHeldAsActive(t *testing.T) {
+	p, err := policy.Parse("p", []byte(`{version: 1, name: p, rules: [
+		{name: labelled, citation: c, match: '"l" in labels', hold_while_lot_active: true, hot: P5Y, action: archive},
+		{name: numbered, citation: c, match: 'lot.startsWith("N") && int(lot) > 5', hold_while_lot_active: true, hot: P4Y, action: archive},
+		{name: shipping, citation: c, match: 'event_type == "shipping"', hold_while_lot_active: true, hot: P2Y, action: archive},
+		{name: receiving, citation: c, match: 'event_type == "receiving"', action: archive},
+		{name: rest, citation: c, hold_while_lot_active: true, hot: P3Y, action: archive}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := instant(t, "2024-09-01T10:00:00Z")
+	facts := func(kind cte.EventType, lot string) policy.Facts {
+		return policy.Facts{EventType: kind, Lot: lot, EventTimestamp: event, CreatedOrObtainedAt: event}
+	}
+	unlabelled := facts("receiving", "L")
+	unlabelled.LabelsUnknown = true
+	for _, c := range []struct {
+		name   string
+		facts  policy.Facts
+		newest string
+		now    string
+		want   string
+	}{
+		{"young", facts("shipping", "L"), "2025-01-01T00:00:00Z", "2026-12-31T23:59:59Z", "shipping"},
+		{"of age", facts("shipping", "L"), "2025-01-01T00:00:00Z", "2027-01-01T00:00:00Z", ""},
+		{"not a later rule's", facts("receiving", "L"), "2025-01-01T00:00:00Z", "2025-01-02T00:00:00Z", ""},
+		{"the last rule's", facts("cooling", "L"), "2025-01-01T00:00:00Z", "2027-12-31T23:59:59Z", "rest"},
+		{"its own event", facts("shipping", "L"), "2024-09-01T10:00:00Z", "2024-09-02T10:00:00Z", ""},
+		{"an older one", facts("shipping", "L"), "2024-08-31T10:00:00Z", "2024-09-02T10:00:00Z", ""},
+		{"none", facts("shipping", "L"), "0001-01-01T00:00:00Z", "2024-09-02T10:00:00Z", ""},
+		{"labels unknown", unlabelled, "2025-01-01T00:00:00Z", "2029-12-31T23:59:59Z", "labelled"},
+		{"cannot be decided", facts("receiving", "N-x"), "2025-01-01T00:00:00Z", "2028-12-31T23:59:59Z", "numbered"},
+	} {
+		if got := p.HeldAsActive(c.facts, instant(t, c.newest), instant(t, c.now)); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+	if days := policy.OfDays("days", 730, 1, ""); days.HoldsActiveLots() || !p.HoldsActiveLots() {
+		t.Error("which policy holds active lots")
+	}
+}
+
 func TestCanonical(t *testing.T) {
 	p, text := example(t)
 	again, err := policy.Parse("canonical", p.Canonical())

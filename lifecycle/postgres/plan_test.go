@@ -179,6 +179,17 @@ func noWalks(t *testing.T, roles ...string) {
 			}
 			return nil
 		}},
+		{"NewestEvents", func(ctx context.Context) error {
+			lots := make([]string, size)
+			for i := range lots {
+				lots[i] = fmt.Sprint("L-", i)
+			}
+			newest, err := s.NewestEvents(ctx, lots, storetest.Start)
+			if err == nil && len(newest) != size/5 {
+				err = fmt.Errorf("%d lots", len(newest))
+			}
+			return err
+		}},
 		{"Coverage", func(ctx context.Context) error {
 			_, err := s.Coverage(ctx, lifecycle.Reach{Scopes: hold("h-1").Hold.Scopes})
 			return err

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -254,6 +255,20 @@ func (s *Store) sequence(ctx context.Context, fn func(pgx.Tx) error) error {
 		return nil
 	}
 	return fmt.Errorf("couldn't read records: %w", err)
+}
+
+func (s *Store) NewestEvents(ctx context.Context, tlcs []string, until time.Time) (map[cte.Lot]time.Time, error) {
+	out := map[cte.Lot]time.Time{}
+	// OFFSET 0 keeps the planner from walking through all records, where it takes the
+	// lots for many.
+	err := each(ctx, s.pool, func(c *columns) { out[cte.Lot{TLC: c.text(), Source: c.text()}] = c.time() },
+		`SELECT r.tlc, r.tlc_source, max(r.event_at) FROM unnest($1::text[]) l(tlc),
+		LATERAL (SELECT tlc, tlc_source, event_at FROM lotkeeper.records r WHERE r.tlc = l.tlc AND r.event_at <= $2 OFFSET 0) r
+		GROUP BY r.tlc, r.tlc_source`, tlcs, stamp(until))
+	if err != nil {
+		return nil, fmt.Errorf("couldn't look for the newest events of %d lots: %w", len(tlcs), err)
+	}
+	return out, nil
 }
 
 func (s *Store) Rows(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecycle.Row, error] {

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"time"
 
+	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
@@ -142,6 +144,26 @@ func each[T any](ctx context.Context, db interface {
 		return false
 	}
 	return true
+}
+
+func (s *Store) NewestEvents(ctx context.Context, tlcs []string, until time.Time) (map[cte.Lot]time.Time, error) {
+	// The join goes from the lots to their records, whatever ANALYZE has seen.
+	rows, err := s.r.QueryContext(ctx, `SELECT r.tlc, r.tlc_source, max(r.event_at) FROM json_each(?) j CROSS JOIN records r INDEXED BY records_lot ON r.tlc = j.value
+		WHERE r.event_at <= ? GROUP BY r.tlc, r.tlc_source`, list(tlcs), stamp(until))
+	if err != nil {
+		return nil, fmt.Errorf("couldn't look for the newest events of %d lots: %w", len(tlcs), err)
+	}
+	defer rows.Close()
+	out := map[cte.Lot]time.Time{}
+	for rows.Next() {
+		var lot cte.Lot
+		var newest time.Time
+		if err := rows.Scan(&lot.TLC, &lot.Source, at(&newest)); err != nil {
+			return nil, fmt.Errorf("couldn't look for the newest events of %d lots: %w", len(tlcs), err)
+		}
+		out[lot] = newest
+	}
+	return out, rows.Err()
 }
 
 func (s *Store) Rows(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecycle.Row, error] {

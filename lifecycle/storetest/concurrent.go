@@ -123,6 +123,7 @@ func cancelled(k *kit) {
 		"Info":           func(s lifecycle.Store) error { return none(s.Info(done)) },
 		"Row":            func(s lifecycle.Store) error { return none(s.Row(done, "a")) },
 		"SealedRow":      func(s lifecycle.Store) error { return none(s.SealedRow(done, "a")) },
+		"NewestEvents":   func(s lifecycle.Store) error { return none(s.NewestEvents(done, []string{"LOT-1"}, Start)) },
 		"Rows":           func(s lifecycle.Store) error { return drain(s.Rows(done, lifecycle.Query{}), func() {}) },
 		"Sealed":         func(s lifecycle.Store) error { return drain(s.Sealed(done, lifecycle.Query{}), func() {}) },
 		"Segment":        func(s lifecycle.Store) error { return none(s.Segment(done, "seg-1")) },

@@ -108,6 +108,7 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"AcceptClock", acceptClock},
 
 		{"Rows", rows},
+		{"NewestEvents", newestEvents},
 		{"Sealed", sealed},
 		{"Snapshot", snapshot},
 		{"Iterators", iterators},

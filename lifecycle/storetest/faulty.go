@@ -296,6 +296,10 @@ func (f *Faulty) SealedRow(ctx context.Context, id string) (lifecycle.Sealed, er
 	return get(f, "SealedRow", func() (lifecycle.Sealed, error) { return f.Store.SealedRow(ctx, id) })
 }
 
+func (f *Faulty) NewestEvents(ctx context.Context, tlcs []string, until time.Time) (map[cte.Lot]time.Time, error) {
+	return get(f, "NewestEvents", func() (map[cte.Lot]time.Time, error) { return f.Store.NewestEvents(ctx, tlcs, until) })
+}
+
 func (f *Faulty) Rows(ctx context.Context, q lifecycle.Query) iter.Seq2[lifecycle.Row, error] {
 	return each(f, "Rows", f.Store.Rows(ctx, q))
 }

@@ -3,10 +3,12 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"time"
 
+	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
@@ -88,6 +90,31 @@ func rows(k *kit) {
 		}
 		if got != c.want {
 			k.Errorf("%+v finds %q, want %q", c.q, got, c.want)
+		}
+	}
+}
+
+// newestEvents: of each lot and source the newest event that is not after the time asked
+// for, of whatever state, and of no lot that was not asked for.
+func newestEvents(k *kit) {
+	k.world()
+	k.take(row("new", expired.Add(90*24*time.Hour), lot("LOT-1", "S1")), row("none", expired, lot("", "")))
+	at := func(hours int) time.Time { return expired.Add(time.Duration(hours) * time.Hour) }
+	for _, c := range []struct {
+		tlcs  []string
+		until time.Time
+		want  map[cte.Lot]time.Time
+	}{
+		{[]string{"LOT-1", "LOT-3", "50xxoff", "none", "LOT-1"}, at(2), map[cte.Lot]time.Time{
+			{TLC: "LOT-1", Source: "S1"}: at(0), {TLC: "LOT-1", Source: "S2"}: at(0), {TLC: "LOT-3", Source: "S3"}: at(2), {TLC: "50xxoff"}: at(2)}},
+		{[]string{"LOT-1", "LOT-3"}, at(2).Add(-1), map[cte.Lot]time.Time{{TLC: "LOT-1", Source: "S1"}: at(0), {TLC: "LOT-1", Source: "S2"}: at(0)}},
+		{[]string{"LOT-1"}, at(90 * 24), map[cte.Lot]time.Time{{TLC: "LOT-1", Source: "S1"}: at(90 * 24), {TLC: "LOT-1", Source: "S2"}: at(0)}},
+		{[]string{"LOT-1"}, at(0).Add(-1), map[cte.Lot]time.Time{}},
+		{nil, at(2), map[cte.Lot]time.Time{}},
+	} {
+		got, err := k.NewestEvents(k.ctx, c.tlcs, c.until)
+		if k.ok(err); !maps.Equal(got, c.want) {
+			k.Errorf("of %q until %s: %v, want %v", c.tlcs, c.until, got, c.want)
 		}
 	}
 }
