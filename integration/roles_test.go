@@ -43,6 +43,7 @@ var permitted = []struct {
 	{"run list", "run list", databaseRoles},
 	{"run show", "run show RUN", databaseRoles},
 	{"report checksums", "report checksums", readingRoles},
+	{"report aggregates", "report aggregates", readingRoles},
 	{"verify", "verify", []string{"sweeper", "export"}},
 	{"reconcile", "reconcile", readingRoles},
 	{"export", "export", []string{"export"}},

@@ -261,8 +261,8 @@ func carriedOut(p *policy.Policy) error {
 		switch {
 		case strings.HasPrefix(r.Clock, policy.Trigger):
 			what = "clock: " + r.Clock
-		case len(r.Before) > 0:
-			what = "before"
+		case slices.ContainsFunc(r.Before, func(s policy.Step) bool { return s.Command != nil }):
+			what = "before: command"
 		default:
 			continue
 		}

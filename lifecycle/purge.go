@@ -249,6 +249,11 @@ func (s *sweep) purgeSegments(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Nothing but the row is left to tell which rule is a record's.
+	var counted func(*Row) bool
+	if s.policy.Aggregates() {
+		counted = func(r *Row) bool { return s.policy.Counts(r.facts()) }
+	}
 	for _, g := range live {
 		if !destroyed[g.Class] {
 			continue
@@ -256,7 +261,7 @@ func (s *sweep) purgeSegments(ctx context.Context) error {
 		for done := false; !done; {
 			leaf := s.leaf(s.Now(), ActionPurged, s.lease.RunID, g.ID, map[string]any{"class": g.Class, "object_sha256": hexOf(g.ObjectSHA256), "policy_hash": s.policy.Hash()})
 			var n int
-			if n, done, err = s.Store.Purge(ctx, s.lease, g.ID, s.Limits.LockRecords, leaf); err != nil {
+			if n, done, err = s.Store.Purge(ctx, s.lease, g.ID, s.Limits.LockRecords, counted, leaf); err != nil {
 				return err
 			}
 			s.res.Purged += n

@@ -546,8 +546,10 @@ type SweepStore interface {
 	Rearchive(ctx context.Context, l Lease, from, to string, members []Member, leaf Leaf) (int, error)
 	// Purge makes up to limit archived records of a segment purged, and the segment
 	// with the last of them: done. ErrMoved if its class is not destroyed. Leaf.Of says
-	// what the leaf tells, and its field done. A purged segment is left as it is.
-	Purge(ctx context.Context, l Lease, segment string, limit int, leaf Leaf) (n int, done bool, err error)
+	// what the leaf tells, and its field done. A purged segment is left as it is. In the
+	// same transaction those that counted, if it is not nil, says yes to are added to the
+	// aggregates; the leaf's field aggregated tells how many. It must be quick.
+	Purge(ctx context.Context, l Lease, segment string, limit int, counted func(*Row) bool, leaf Leaf) (n int, done bool, err error)
 	// Undeleted lists the purged segments of which a copy is not known to be deleted.
 	Undeleted(ctx context.Context) ([]Segment, error)
 	// CopyDeleted records at the leaf's time that the object and the manifest of a
@@ -667,6 +669,8 @@ type ReadStore interface {
 	// Tallies counts all records, those that are alike together. It reads each record's
 	// row and looks for its DEK.
 	Tallies(ctx context.Context, q TallyQuery) ([]Tally, error)
+	// Aggregates lists what Purge has counted, by month, product and event type.
+	Aggregates(ctx context.Context) ([]Aggregate, error)
 	// RunRecords counts records by the run whose leaf tells that it took them in, and
 	// by the run whose leaf tells that it archived them; under "" those of no such leaf.
 	RunRecords(ctx context.Context) (map[string]RunRecords, error)

@@ -39,6 +39,7 @@ func TestDocumented(t *testing.T) {
 		"hold list, hold show, hold release":  {lifecycle.HoldDetail{}},
 		"run list, run show":                  {runDetail{}},
 		"report checksums":                    {report.ChecksumRow{}},
+		"report aggregates":                   {lifecycle.Aggregate{}},
 		"verify":                              {lifecycle.VerifyResult{}},
 		"reconcile":                           {lifecycle.Reconciliation{}, reconciliationLine{}},
 		"export":                              {exportRow{}},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +12,7 @@ import (
 
 func newReport(a *app) *cobra.Command {
 	return group("report", "Pull reports for auditors", `Pull what auditors ask for. A report only reads, and holds no key data elements.`,
-		newReportChecksums(a))
+		newReportChecksums(a), newReportAggregates(a))
 }
 
 func newReportChecksums(a *app) *cobra.Command {
@@ -43,6 +44,51 @@ the format that "sha256sum -c" reads in the vault's directory.`,
 	exits(cmd, exitFailed)
 	needs(cmd, roleAuditor)
 	return cmd
+}
+
+func newReportAggregates(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "aggregates",
+		Short: "List the totals that are left of purged records",
+		Long: `List how many records were purged, by the month of their event, product and event
+type. They were counted in the transaction of their purge, where their rule has
+the step "aggregate": docs/policy.md. The totals stay for ever; they name no
+record, lot or place.`,
+		Example: "  lotkeeper report aggregates\n  lotkeeper report aggregates -o csv > aggregates.csv",
+		Args:    arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(cmd.Context(), func(e *lifecycle.Engine) error { return a.aggregates(cmd.Context(), e) })
+		},
+	}
+	exits(cmd, exitFailed)
+	needs(cmd, roleAuditor)
+	return cmd
+}
+
+func (a *app) aggregates(ctx context.Context, e *lifecycle.Engine) error {
+	totals, err := report.Aggregates(ctx, e)
+	if err != nil {
+		return err
+	}
+	type total = lifecycle.Aggregate
+	l := newList(a, []column[total]{
+		{title: "MONTH", cell: func(t total) string { return t.Month }, whole: true},
+		{title: "PRODUCT", cell: func(t total) string { return t.Product }},
+		{title: "EVENT TYPE", cell: func(t total) string { return string(t.EventType) }, whole: true},
+		{title: "RECORDS", cell: func(t total) string { return fmt.Sprint(t.Records) }, whole: true, right: true},
+	})
+	for _, t := range totals {
+		if err := l.add(t); err != nil {
+			return err
+		}
+	}
+	if err := l.close(); err != nil {
+		return err
+	}
+	if l.n == 0 {
+		a.note("no purged record was counted")
+	}
+	return nil
 }
 
 func (a *app) checksums(ctx context.Context, e *lifecycle.Engine, q lifecycle.Query) error {

@@ -233,6 +233,21 @@ func (p *Policy) HeldAsActive(f Facts, newest, now time.Time) string {
 	return ""
 }
 
+// Aggregates says whether any rule counts what it purges.
+func (p *Policy) Aggregates() bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.aggregates() })
+}
+
+// Counts says whether a record is to be counted when it is purged: where only labels that
+// are not known say which rule is its, if any that may be does.
+func (p *Policy) Counts(f Facts) bool {
+	return slices.ContainsFunc(p.candidates(f), func(r *rule) bool { return r.aggregates() })
+}
+
+func (r *rule) aggregates() bool {
+	return slices.ContainsFunc(r.Before, func(s Step) bool { return s.Aggregate != "" })
+}
+
 // candidates are the rules that may be the record's, as far as its facts tell: up to the
 // first that matches, those that do and those that cannot be decided.
 func (p *Policy) candidates(f Facts) (out []*rule) {

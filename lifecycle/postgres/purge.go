@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
@@ -95,7 +96,7 @@ func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to strin
 	return n, nil
 }
 
-func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, limit int, leaf lifecycle.Leaf) (n int, done bool, err error) {
+func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, limit int, counted func(*lifecycle.Row) bool, leaf lifecycle.Leaf) (n int, done bool, err error) {
 	type place struct{ no, purged int64 }
 	err = s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
 		n, done = 0, false
@@ -121,7 +122,15 @@ func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, li
 		if done = len(seqs) <= limit; !done {
 			seqs, sums = seqs[:limit], sums[:limit]
 		}
-		leafID, err := tx.appendLeaf(ctx, leaf.Of(sums).With("done", done))
+		told := leaf.Of(sums).With("done", done)
+		if counted != nil {
+			aggregated, err := tx.aggregate(ctx, seqs, counted)
+			if err != nil {
+				return err
+			}
+			told = told.With("aggregated", aggregated)
+		}
+		leafID, err := tx.appendLeaf(ctx, told)
 		if err != nil {
 			return err
 		}
@@ -138,6 +147,32 @@ func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, li
 		return 0, false, fmt.Errorf("couldn't purge the records of segment %s: %w", segment, err)
 	}
 	return n, done, nil
+}
+
+// aggregate adds records to the totals, as far as they are to be counted.
+func (tx *txn) aggregate(ctx context.Context, seqs []int64, counted func(*lifecycle.Row) bool) (int, error) {
+	purged, err := rows(ctx, tx, ` WHERE r.seq = ANY($1)`, seqs)
+	if err != nil {
+		return 0, err
+	}
+	totals, n := lifecycle.Aggregated(purged, counted)
+	for _, a := range totals {
+		if _, err := tx.exec(ctx, `INSERT INTO lotkeeper.aggregates AS a (month, product, event_type, records) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (month, product, event_type) DO UPDATE SET records = a.records + excluded.records`, a.Month, a.Product, string(a.EventType), a.Records); err != nil {
+			return 0, fmt.Errorf("couldn't count what is purged: %w", err)
+		}
+	}
+	return n, nil
+}
+
+func (s *Store) Aggregates(ctx context.Context) ([]lifecycle.Aggregate, error) {
+	out, err := all(ctx, s.pool, func(c *columns) lifecycle.Aggregate {
+		return lifecycle.Aggregate{Month: c.text(), Product: c.text(), EventType: cte.EventType(c.text()), Records: c.int()}
+	}, `SELECT month, product, event_type, records FROM lotkeeper.aggregates ORDER BY month, product, event_type`)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read the aggregates: %w", err)
+	}
+	return out, nil
 }
 
 func (s *Store) Undeleted(ctx context.Context) ([]lifecycle.Segment, error) {

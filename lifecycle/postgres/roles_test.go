@@ -362,13 +362,13 @@ var operations = []operation{
 		return some(s.Rearchive(ctx, l, "seg-old", "seg-new", []lifecycle.Member{{RecordID: "gone"}}, told(lifecycle.ActionRearchived)))
 	}},
 	{name: "Purge", may: []string{sweeper}, first: archiveDestroyed, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {
-		n, _, err := s.Purge(ctx, l, "seg-old", 10, told(lifecycle.ActionPurged))
+		n, _, err := s.Purge(ctx, l, "seg-old", 10, func(*lifecycle.Row) bool { return true }, told(lifecycle.ActionPurged))
 		return some(n, err)
 	}},
 	{name: "CopyDeleted", may: []string{sweeper}, first: func(ctx context.Context, s *played) error {
 		err := archiveDestroyed(ctx, s)
 		if err == nil {
-			_, _, err = s.Purge(ctx, s.lease, "seg-old", 10, told(lifecycle.ActionPurged))
+			_, _, err = s.Purge(ctx, s.lease, "seg-old", 10, nil, told(lifecycle.ActionPurged))
 		}
 		return err
 	}, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {

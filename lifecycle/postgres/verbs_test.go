@@ -13,7 +13,7 @@ var changes = map[string][]string{
 	"classes":  {"state", "intent_leaf", "destroyed_at", "epoch", "dropped_to", "dropped"},
 	"segments": {"state", "wrapped_identity", "retain_until"}, "vaults": {"state", "since"},
 	"records": {"archive_leaf", "class_no", "archive_class_no", "segment_no", "state", "due_at", "purge_leaf", "content_class_no"}, "deks": {"class_no", "wrapped"},
-	"holds": {"released_at"}, "hold_traces": {"traced_to", "expanded_to", "lots"}, "legal_holds": {"state"}, "log_published": {"size"},
+	"holds": {"released_at"}, "hold_traces": {"traced_to", "expanded_to", "lots"}, "legal_holds": {"state"}, "log_published": {"size"}, "aggregates": {"records"},
 	"leaves": nil, "segment_copies": nil, "payloads": nil, "reseals": nil, "rearchivals": nil, "hold_scopes": nil, "lineage": nil, "merges": nil, "hold_lots": nil,
 	"log_pending": nil, "log_entries": nil, "log_hashes": nil,
 	// In these there is never anything.
@@ -34,6 +34,7 @@ func TestEveryVerb(t *testing.T) {
 	for _, fill := range [][2]string{
 		{"runs", `INSERT INTO runs (run_id, kind, actor, started_at, status) VALUES ('run', 'sweep', 'a', ` + someTime + `, 'running')`},
 		{"rearchivals", `INSERT INTO rearchivals VALUES (3, 1, 2)`},
+		{"aggregates", `INSERT INTO aggregates VALUES ('2022-09', 'P', 'shipping', 2)`},
 		{"merges", `INSERT INTO merges VALUES (1, 1, 6)`},
 		{"lineage", `INSERT INTO lineage VALUES (1, 1, 'A', '', 'L-1', 'S')`},
 		{"hold_traces", `INSERT INTO hold_traces (scope_no) VALUES (1)`},

@@ -102,6 +102,7 @@ var fullScans = map[string]string{
 	`FROM holds h JOIN hold_scopes s .* WHERE (h\.released_at = ''|true)`:                                     "all holds",
 	`FROM leaves l LEFT JOIN .* WHERE true( AND l\.(actor =|at [<>]|action IN).*)? ORDER BY l\.leaf_id LIMIT`: "the whole trail, or what no index leads to",
 	`FROM leaves l LEFT JOIN .* ORDER BY l\.leaf_id DESC LIMIT 1$`:                                            "the end of it",
+	`FROM aggregates ORDER BY`:                                                                                "Aggregates: all of them",
 	`FROM log_pending p JOIN leaves l .* LIMIT`:                                                               "the front of the queue",
 	`^SELECT \w\.leaf_id FROM .*\sWHERE NOT EXISTS`:                                                           "StrayLeaves, which reads all of them",
 	`count\(\*\) FROM log_pending`:                                                                            "how many wait",

@@ -113,7 +113,7 @@ func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to strin
 	return n, nil
 }
 
-func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, limit int, leaf lifecycle.Leaf) (n int, done bool, err error) {
+func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, limit int, counted func(*lifecycle.Row) bool, leaf lifecycle.Leaf) (n int, done bool, err error) {
 	err = s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
 		n, done = 0, false
 		var segmentNo, purged int64
@@ -147,7 +147,15 @@ func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, li
 		if done = len(seqs) <= limit; !done {
 			seqs, sums = seqs[:limit], sums[:limit]
 		}
-		leafID, err := appendLeaf(ctx, tx, leaf.Of(sums).With("done", done))
+		told := leaf.Of(sums).With("done", done)
+		if counted != nil {
+			aggregated, err := aggregate(ctx, tx, seqs, counted)
+			if err != nil {
+				return err
+			}
+			told = told.With("aggregated", aggregated)
+		}
+		leafID, err := appendLeaf(ctx, tx, told)
 		if err != nil {
 			return err
 		}
@@ -165,6 +173,45 @@ func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, li
 		return 0, false, fmt.Errorf("couldn't purge the records of segment %s: %w", segment, err)
 	}
 	return n, done, nil
+}
+
+// aggregate adds records to the totals, as far as they are to be counted.
+func aggregate(ctx context.Context, tx *sql.Tx, seqs []int64, counted func(*lifecycle.Row) bool) (int, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT `+rowColumns+` FROM `+rowTables+` WHERE r.seq IN (SELECT value FROM json_each(?))`, list(seqs))
+	if err != nil {
+		return 0, err
+	}
+	purged, err := collect(rows, func(rows *sql.Rows) (lifecycle.Row, error) { return scanRow(rows) })
+	if err != nil {
+		return 0, err
+	}
+	totals, n := lifecycle.Aggregated(purged, counted)
+	for _, a := range totals {
+		res, err := tx.ExecContext(ctx, `UPDATE aggregates SET records = records + ? WHERE month = ? AND product = ? AND event_type = ?`, a.Records, a.Month, a.Product, a.EventType)
+		if err != nil {
+			return 0, fmt.Errorf("couldn't count what is purged: %w", err)
+		}
+		if known, err := res.RowsAffected(); err != nil {
+			return 0, err
+		} else if known > 0 {
+			continue
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO aggregates (month, product, event_type, records) VALUES (?, ?, ?, ?)`, a.Month, a.Product, a.EventType, a.Records); err != nil {
+			return 0, fmt.Errorf("couldn't count what is purged: %w", err)
+		}
+	}
+	return n, nil
+}
+
+func (s *Store) Aggregates(ctx context.Context) ([]lifecycle.Aggregate, error) {
+	rows, err := s.r.QueryContext(ctx, `SELECT month, product, event_type, records FROM aggregates ORDER BY month, product, event_type`)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read the aggregates: %w", err)
+	}
+	return collect(rows, func(rows *sql.Rows) (a lifecycle.Aggregate, err error) {
+		err = rows.Scan(&a.Month, &a.Product, &a.EventType, &a.Records)
+		return a, err
+	})
 }
 
 func (s *Store) Undeleted(ctx context.Context) ([]lifecycle.Segment, error) {

@@ -14,7 +14,7 @@ var changes = map[string][]string{
 	"classes":  {"state", "intent_leaf", "destroyed_at", "epoch", "dropped_to", "dropped"},
 	"segments": {"state", "wrapped_identity", "retain_until"}, "vaults": {"state"},
 	"records": {"archive_leaf", "class_no", "archive_class_no", "segment_no", "state", "due_at", "purge_leaf"}, "deks": {"class_no", "wrapped"},
-	"holds": {"released_at"}, "hold_traces": {"traced_to", "expanded_to", "lots"}, "legal_holds": {"state", "since"}, "log_published": {"size"},
+	"holds": {"released_at"}, "hold_traces": {"traced_to", "expanded_to", "lots"}, "legal_holds": {"state", "since"}, "log_published": {"size"}, "aggregates": {"records"},
 	"leaves": nil, "segment_copies": nil, "payloads": nil, "reseals": nil, "rearchivals": nil, "hold_scopes": nil, "lineage": nil, "merges": nil, "hold_lots": nil,
 	"log_pending": nil, "log_entries": nil, "log_hashes": nil,
 	// In these there is never anything.
@@ -35,6 +35,7 @@ func TestEveryVerb(t *testing.T) {
 	for _, fill := range [][2]string{
 		{"runs", `INSERT INTO runs (run_id, kind, actor, started_at, status) VALUES ('run', 'sweep', 'a', ` + someTime + `, 'running')`},
 		{"rearchivals", `INSERT INTO rearchivals VALUES (3, 1, 2)`},
+		{"aggregates", `INSERT INTO aggregates VALUES ('2022-09', 'P', 'shipping', 2)`},
 		{"reseals", `INSERT INTO reseals VALUES (1, 1)`},
 		{"log_entries", `INSERT INTO log_entries VALUES (0, 1)`},
 		{"log_hashes", `INSERT INTO log_hashes VALUES (0, zeroblob(32))`},

@@ -123,6 +123,7 @@ func cancelled(k *kit) {
 		"Info":           func(s lifecycle.Store) error { return none(s.Info(done)) },
 		"Row":            func(s lifecycle.Store) error { return none(s.Row(done, "a")) },
 		"SealedRow":      func(s lifecycle.Store) error { return none(s.SealedRow(done, "a")) },
+		"Aggregates":     func(s lifecycle.Store) error { return none(s.Aggregates(done)) },
 		"NewestEvents":   func(s lifecycle.Store) error { return none(s.NewestEvents(done, []string{"LOT-1"}, Start)) },
 		"Rows":           func(s lifecycle.Store) error { return drain(s.Rows(done, lifecycle.Query{}), func() {}) },
 		"Sealed":         func(s lifecycle.Store) error { return drain(s.Sealed(done, lifecycle.Query{}), func() {}) },
@@ -152,7 +153,7 @@ func cancelled(k *kit) {
 			return none(s.MoveArchiveClass(done, k.lease, "archive-2026-09-1", "archive-2026-10-1", 5, l))
 		},
 		"Rearchive":   func(s lifecycle.Store) error { return none(s.Rearchive(done, k.lease, "seg-1", "seg-2", nil, l)) },
-		"Purge":       func(s lifecycle.Store) error { _, _, err := s.Purge(done, k.lease, "seg-1", 5, l); return err },
+		"Purge":       func(s lifecycle.Store) error { _, _, err := s.Purge(done, k.lease, "seg-1", 5, nil, l); return err },
 		"Undeleted":   func(s lifecycle.Store) error { return none(s.Undeleted(done)) },
 		"CopyDeleted": func(s lifecycle.Store) error { return s.CopyDeleted(done, k.lease, "seg-1", "main", l) },
 	}

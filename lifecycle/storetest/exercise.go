@@ -67,6 +67,7 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"DropCiphertext", dropCiphertext},
 		{"DropLargeClass", dropLargeClass},
 		{"Purge", purgeStore},
+		{"Aggregates", aggregates},
 		{"AcceptKeyring", acceptKeyring},
 
 		{"PlaceAndRelease", placeAndRelease},
@@ -149,6 +150,7 @@ func (k *kit) dump() string {
 	add(k.Leaves(k.ctx, lifecycle.LeafQuery{}))
 	add(k.LogState(k.ctx))
 	add(k.Counts(k.ctx))
+	add(k.Aggregates(k.ctx))
 	var all []lifecycle.Sealed
 	var lots []cte.Lot
 	for r, e := range k.Rows(k.ctx, lifecycle.Query{}) {

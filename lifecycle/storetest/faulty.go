@@ -255,10 +255,10 @@ func (f *Faulty) Rearchive(ctx context.Context, l lifecycle.Lease, from, to stri
 	return get(f, "Rearchive", func() (int, error) { return f.Store.Rearchive(ctx, l, from, to, members, leaf) })
 }
 
-func (f *Faulty) Purge(ctx context.Context, l lifecycle.Lease, segment string, limit int, leaf lifecycle.Leaf) (n int, done bool, err error) {
+func (f *Faulty) Purge(ctx context.Context, l lifecycle.Lease, segment string, limit int, counted func(*lifecycle.Row) bool, leaf lifecycle.Leaf) (n int, done bool, err error) {
 	err = f.do("Purge", func() error {
 		var err error
-		n, done, err = f.Store.Purge(ctx, l, segment, limit, leaf)
+		n, done, err = f.Store.Purge(ctx, l, segment, limit, counted, leaf)
 		return err
 	})
 	return n, done, err
@@ -294,6 +294,10 @@ func (f *Faulty) Row(ctx context.Context, id string) (lifecycle.Row, error) {
 
 func (f *Faulty) SealedRow(ctx context.Context, id string) (lifecycle.Sealed, error) {
 	return get(f, "SealedRow", func() (lifecycle.Sealed, error) { return f.Store.SealedRow(ctx, id) })
+}
+
+func (f *Faulty) Aggregates(ctx context.Context) ([]lifecycle.Aggregate, error) {
+	return get(f, "Aggregates", func() ([]lifecycle.Aggregate, error) { return f.Store.Aggregates(ctx) })
 }
 
 func (f *Faulty) NewestEvents(ctx context.Context, tlcs []string, until time.Time) (map[cte.Lot]time.Time, error) {

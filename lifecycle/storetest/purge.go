@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lotkeeper/lotkeeper/archive"
+	"github.com/lotkeeper/lotkeeper/cte"
 	"github.com/lotkeeper/lotkeeper/lifecycle"
 )
 
@@ -26,7 +27,7 @@ func (k *kit) purge(class string, at time.Time, segments ...string) {
 	}
 	k.ok(k.Destroyed(k.ctx, k.lease, []string{class}, at, 1, leaf(lifecycle.ActionShredded)))
 	for _, g := range segments {
-		if _, done, err := k.Purge(k.ctx, k.lease, g, 100, leaf(lifecycle.ActionPurged)); err != nil || !done {
+		if _, done, err := k.Purge(k.ctx, k.lease, g, 100, nil, leaf(lifecycle.ActionPurged)); err != nil || !done {
 			k.Fatalf("%s: %t, %v", g, done, err)
 		}
 	}
@@ -149,7 +150,7 @@ func purgeStore(k *kit) {
 	purge := func(limit int) (int, bool, error) {
 		l := leaf(lifecycle.ActionPurged)
 		l.Subject = "seg-1"
-		return k.Purge(k.ctx, k.lease, "seg-1", limit, l)
+		return k.Purge(k.ctx, k.lease, "seg-1", limit, nil, l)
 	}
 	_, _, err = purge(1)
 	k.moved("purging before the end", err)
@@ -227,6 +228,76 @@ func purgeStore(k *kit) {
 	}
 	if err := k.CopyDeleted(k.ctx, k.lease, "seg-1", "none", leaf(lifecycle.ActionObjectsDeleted)); !errors.Is(err, lifecycle.ErrNotFound) {
 		k.Error(err)
+	}
+}
+
+// aggregates: what is purged is counted with its purge, once, and only that.
+func aggregates(k *kit) {
+	k.addVault("main")
+	of := func(product string, kind cte.EventType) func(*lifecycle.Sealed) {
+		return func(s *lifecycle.Sealed) { s.Product, s.EventType = product, kind }
+	}
+	rows := []lifecycle.Sealed{
+		row("a", expired, of("P", cte.Shipping)), row("b", expired, of("P", cte.Shipping)), row("c", expired, of("P", cte.Receiving)),
+		row("d", expired, of("", cte.Shipping)), row("other", expired, of("P", cte.Shipping)),
+	}
+	class := rows[0].ArchiveClass
+	early := row("early", expired.AddDate(0, -1, 0), of("P", cte.Shipping))
+	early.ArchiveClass = class
+	k.take(append(rows, early)...)
+	k.begin()
+	k.archive("seg-1", rows[0], rows[2], rows[4], early)
+	k.archive("seg-2", rows[1], rows[3])
+	k.purge(class, Start)
+	counted := func(r *lifecycle.Row) bool { return r.RecordID != "other" }
+	purge := func(segment string) (int, bool, error) {
+		l := leaf(lifecycle.ActionPurged)
+		l.Subject = segment
+		return k.Purge(k.ctx, k.lease, segment, 3, counted, l)
+	}
+	month, before := expired.Format("2006-01"), expired.AddDate(0, -1, 0).Format("2006-01")
+	want := func(want ...lifecycle.Aggregate) {
+		k.Helper()
+		if got, err := k.Aggregates(k.ctx); err != nil || !slices.Equal(got, want) {
+			k.Errorf("%+v, %v, want %+v", got, err, want)
+		}
+	}
+	want()
+	k.unchanged("purging by a lease that is lost", func() {
+		if _, _, err := k.Purge(k.ctx, lifecycle.Lease{RunID: k.lease.RunID, Fence: k.lease.Fence - 1}, "seg-1", 3, counted, leaf(lifecycle.ActionPurged)); !errors.Is(err, lifecycle.ErrFenced) {
+			k.Error(err)
+		}
+	})
+	for i, want := range []bool{false, true} {
+		if _, done, err := purge("seg-1"); err != nil || done != want {
+			k.Fatalf("%d: %t, %v", i, done, err)
+		}
+	}
+	want(lifecycle.Aggregate{Month: before, Product: "P", EventType: cte.Shipping, Records: 1},
+		lifecycle.Aggregate{Month: month, Product: "P", EventType: cte.Receiving, Records: 1}, lifecycle.Aggregate{Month: month, Product: "P", EventType: cte.Shipping, Records: 1})
+	k.unchanged("purging again", func() {
+		if n, done, err := purge("seg-1"); err != nil || n != 0 || !done {
+			k.Errorf("%d, %t, %v", n, done, err)
+		}
+	})
+	if n, done, err := purge("seg-2"); err != nil || n != 2 || !done {
+		k.Fatalf("%d, %t, %v", n, done, err)
+	}
+	want(lifecycle.Aggregate{Month: before, Product: "P", EventType: cte.Shipping, Records: 1}, lifecycle.Aggregate{Month: month, EventType: cte.Shipping, Records: 1},
+		lifecycle.Aggregate{Month: month, Product: "P", EventType: cte.Receiving, Records: 1}, lifecycle.Aggregate{Month: month, Product: "P", EventType: cte.Shipping, Records: 2})
+	// The trail says how many were counted.
+	ls, err := k.Leaves(k.ctx, lifecycle.LeafQuery{Actions: []string{lifecycle.ActionPurged}})
+	k.ok(err)
+	told := 0
+	for _, l := range ls {
+		var body struct {
+			Aggregated int `json:"aggregated"`
+		}
+		k.ok(json.Unmarshal(l.Body, &body))
+		told += body.Aggregated
+	}
+	if told != 5 || len(ls) != 3 {
+		k.Errorf("%d leaves tell of %d", len(ls), told)
 	}
 }
 
