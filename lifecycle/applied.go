@@ -173,7 +173,7 @@ type PolicyChange struct {
 // earlier, or that may, is only proposed.
 func (e *Engine) ApplyPolicy(ctx context.Context, p *policy.Policy, source string, approval bool) (PolicyChange, error) {
 	res := PolicyChange{Hash: p.Hash(), Name: p.Name(), Changes: []string{}}
-	if err := carriedOut(p); err != nil {
+	if err := e.carriedOut(p); err != nil {
 		return res, err
 	}
 	current, err := e.InForce(ctx)
@@ -223,6 +223,9 @@ func (e *Engine) ApprovePolicy(ctx context.Context, hash string) (PolicyChange, 
 	if hash == "" || !strings.HasPrefix(body.Hash, hash) {
 		return PolicyChange{}, fmt.Errorf("what waits for approval is policy %s, not %s: %w", body.Hash, hash, ErrNotFound)
 	}
+	if err := e.carriedOut(p); err != nil {
+		return PolicyChange{}, err
+	}
 	another := &Refused{"approval", fmt.Sprintf("the policy was proposed by %s, and another has to approve it", cmp.Or(l.Role, l.Actor)), "have somebody else type: lotkeeper policy approve " + body.Hash[:12]}
 	// What one calls oneself counts only where the server knows nobody.
 	if l.Role == "" && l.Actor == e.Actor {
@@ -253,20 +256,18 @@ func (e *Engine) PolicyRefused(ctx context.Context, source string, why error) er
 	return e.Store.Append(ctx, e.leaf(e.Now(), ActionPolicyRefused, "", "", map[string]any{"source": source, "reason": why.Error()}))
 }
 
-// carriedOut refuses a policy that says what no sweep does yet: it would be believed in
-// and not kept.
-func carriedOut(p *policy.Policy) error {
+// carriedOut refuses a policy that says what no sweep does, or this one may not: it would
+// be believed in and not kept. Whoever may apply a policy with commands may have programs
+// run by whoever sweeps, so the machine's own configuration has to allow it.
+func (e *Engine) carriedOut(p *policy.Policy) error {
 	for _, r := range p.Rules() {
-		what := ""
-		switch {
-		case strings.HasPrefix(r.Clock, policy.Trigger):
-			what = "clock: " + r.Clock
-		case slices.ContainsFunc(r.Before, func(s policy.Step) bool { return s.Command != nil }):
-			what = "before: command"
-		default:
-			continue
+		if strings.HasPrefix(r.Clock, policy.Trigger) {
+			return &Refused{"policy", fmt.Sprintf("rule %s has clock: %s, which this version checks and does not carry out yet", r.Name, r.Clock), "leave it out; until then, hold what must stay: lotkeeper hold place"}
 		}
-		return &Refused{"policy", fmt.Sprintf("rule %s has %s, which this version checks and does not carry out yet", r.Name, what), "leave it out; until then, hold what must stay: lotkeeper hold place"}
+	}
+	if p.HasCommands() && e.Command == nil {
+		return &Refused{"policy", fmt.Sprintf("policy %s has commands to run, and this machine's configuration does not allow it", p.Name()),
+			"read them, and who may apply a policy; then set in the configuration: policy: {commands: allowed}"}
 	}
 	return nil
 }

@@ -154,7 +154,6 @@ func TestNotCarriedOut(t *testing.T) {
 	w := newWorld(t)
 	for _, rule := range []string{
 		"  - {name: r, citation: c, clock: 'trigger:fiscal_year_end', action: archive}\n",
-		"  - {name: r, citation: c, before: [{command: [/bin/true]}], action: archive_then_shred}\n",
 	} {
 		_, err := w.ApplyPolicy(context.Background(), parsed(t, rule), "p.yaml", false)
 		if r, ok := lifecycle.IsRefused(err); !ok || r.Check != "policy" {

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base32"
 	"errors"
@@ -17,7 +18,7 @@ import (
 )
 
 // Engine runs the life of records. Everything it does to the world goes
-// through Store, Vaults, Keys and Now; so a test can put a fault at each.
+// through Store, Vaults, Keys, Command and Now; so a test can put a fault at each.
 // An Engine may be used concurrently.
 type Engine struct {
 	Store  Store
@@ -33,6 +34,10 @@ type Engine struct {
 	Limits Limits
 	// Actor is who leaves are written for, Software what wrote them.
 	Actor, Software string
+	// Command runs a program that a policy's rule names, to its end, and gives its exit
+	// code: an error if it did not begin, or end by itself. Nil where this machine's
+	// configuration does not let policies run programs.
+	Command func(context.Context, Command) (exitCode int, err error)
 	// Progress, if set, is told how far a long step has come. It must be quick.
 	Progress func(step string, records int)
 }

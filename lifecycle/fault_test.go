@@ -152,6 +152,10 @@ func onDisk(t *testing.T, root string, now time.Time, tr *trap, create bool, ope
 		Store: &storetest.Faulty{Store: w.store, Fault: tr.hook}, Keys: &keystoretest.Faulty{KeyStore: keys, Fault: tr.hook},
 		Now: clock, Log: zerolog.Nop(), Policy: lifecycle.DefaultPolicy(), Limits: lifecycle.DefaultLimits(), Actor: "tester", Software: "test",
 		LogSigner: storetest.LogSigner(),
+		Command: func(context.Context, lifecycle.Command) (int, error) {
+			before, after := tr.hook("Command")
+			return 0, errors.Join(before, after)
+		},
 	}
 	for _, name := range vaults {
 		if create {
@@ -308,6 +312,7 @@ type story struct {
 var (
 	life  = story{func(*world) error { return nil }, scenario, func(t *testing.T, w *world) { checkDone(t, w) }, checkNothingLost}
 	cases = story{scenario, caseScenario, checkCases, checkNothingLost}
+	rules = story{rulesScenario, func(w *world) error { _, err := w.Sweep(context.Background(), lifecycle.SweepOptions{}); return err }, checkRules, checkHeldKept}
 	end   = story{purgeScenario, func(w *world) error { _, err := w.Sweep(context.Background(), lifecycle.SweepOptions{}); return err }, checkPurged, checkHeldKept}
 )
 
@@ -326,6 +331,29 @@ func purgeScenario(w *world) error {
 	w.sweepUntil(instant(w.t, "2026-12-31T00:00:00Z"))
 	w.now = instant(w.t, "2027-01-01T00:00:00Z")
 	return nil
+}
+
+// rulesScenario is the same under a rule that asks for more before it destroys, and keeps
+// a record hot whose lot is active.
+func rulesScenario(w *world) error {
+	w.apply(parsed(w.t, "  - {name: r, citation: c, hold_while_lot_active: true, before: [{aggregate: month_product_event_type}, {command: [x]}], action: archive_then_shred}\n"))
+	if _, err := w.tryIngest(old("active", "LOT-ACTIVE"), record("young", "LOT-ACTIVE", today.Add(-time.Hour))); err != nil {
+		return err
+	}
+	return purgeScenario(w)
+}
+
+// checkRules: what was purged is counted, each record once.
+func checkRules(t *testing.T, w *world) {
+	t.Helper()
+	checkPurged(t, w)
+	if got, err := w.Store.Aggregates(context.Background()); err != nil || !slices.Equal(got, []lifecycle.Aggregate{{Month: "2022-09", EventType: "shipping", Records: 3}}) {
+		t.Errorf("counted are %+v, %v", got, err)
+	}
+	if v := w.view("active"); v.State != lifecycle.Active || !strings.HasPrefix(v.Class, "deferral-2027-01") {
+		t.Errorf("active is %s in %s", v.State, v.Class)
+	}
+	w.read("active")
 }
 
 // checkHeldKept: what is held can be read, and what cannot be read is of a class that
@@ -402,6 +430,16 @@ func TestCaseFaultAtEveryCall(t *testing.T) {
 // a database costs more there.
 func TestPurgeFaultAtEveryCall(t *testing.T) {
 	faultAtEveryCall(t, sample(4), onSQLite, end)
+}
+
+// TestRulesFaultAtEveryCall is the same under a rule that asks for more before it
+// destroys; what it has run is a call as well.
+func TestRulesFaultAtEveryCall(t *testing.T) {
+	faultAtEveryCall(t, sample(4), onSQLite, rules)
+}
+
+func TestRulesFaultOnPostgreSQL(t *testing.T) {
+	faultAtEveryCall(t, 4*sample(4), onPostgreSQL(t), rules)
 }
 
 func TestFaultOnPostgreSQL(t *testing.T) {

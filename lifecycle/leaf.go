@@ -79,6 +79,7 @@ const (
 	ActionReceipt        = "receipt-issued"
 	ActionClassMoved     = "archive-class-moved"
 	ActionRearchived     = "rearchived"
+	ActionStep           = "step"
 	ActionPurged         = "purged"
 	ActionObjectsDeleted = "objects-deleted"
 	ActionClockAccepted  = "clock-accepted"
@@ -108,7 +109,7 @@ var Actions = []string{
 	ActionInit, ActionRunStarted, ActionRunFinished, ActionRunInterrupted, ActionClassOpened, ActionIngested,
 	ActionHoldPlaced, ActionHoldExtended, ActionHoldReleased, ActionHoldEnded, ActionLegalHoldSet, ActionLegalHoldOff, ActionLegalHoldGone,
 	ActionStaged, ActionVerified, ActionAbandoned, ActionArchived, ActionSettled, ActionResealed,
-	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionReceipt, ActionClassMoved, ActionRearchived, ActionPurged, ActionObjectsDeleted, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
+	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionReceipt, ActionClassMoved, ActionRearchived, ActionStep, ActionPurged, ActionObjectsDeleted, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
 	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionReconciled, ActionDryRun, ActionRefused,
 	ActionVaultAdded, ActionVaultCopied, ActionVaultActive, ActionVaultRetiring,
 	ActionPolicyApplied, ActionPolicyProposed, ActionPolicyRefused,

@@ -27,6 +27,9 @@ func (s *sweep) purge(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if ready, err = s.prepared(ctx, ready, s.ofArchive); err != nil {
+			return err
+		}
 		n, err := s.destroy(ctx, ready)
 		if err != nil {
 			return err

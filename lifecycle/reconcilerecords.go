@@ -306,6 +306,12 @@ func (r *reconciliation) overdue(context.Context) error {
 		}
 	}
 	last, swept := r.lastSweep()
+	var res SweepResult
+	if len(last.Result) > 0 {
+		if err := json.Unmarshal(last.Result, &res); err != nil {
+			return fmt.Errorf("the result of run %s: %w", last.ID, err)
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(r.classes)) {
 		c := r.classes[id]
 		ended := c.Period.Ends()
@@ -321,6 +327,8 @@ func (r *reconciliation) overdue(context.Context) error {
 				d.Detail += "; there was no sweep yet"
 			} else if last.StartedAt.Before(ended) {
 				d.Detail += fmt.Sprintf("; no sweep since: the last, %s, began %s", last.ID, cte.FormatTime(last.StartedAt))
+			} else if i := slices.IndexFunc(res.Steps, func(s StepResult) bool { return s.Failed() && slices.Contains(s.Classes, id) }); i >= 0 {
+				d.Detail += fmt.Sprintf("; in the last sweep, %s of %s, a step of rule %s failed: %s", last.ID, cte.FormatTime(last.StartedAt), res.Steps[i].Rule, res.Steps[i].Program)
 			} else {
 				d.Detail += fmt.Sprintf("; the last sweep, %s of %s, ended %s and left it", last.ID, cte.FormatTime(last.StartedAt), last.Status)
 			}

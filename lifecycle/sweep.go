@@ -60,6 +60,9 @@ type SweepResult struct {
 	LegalHoldsLifted  int            `json:"legal_holds_lifted"`
 	LegalHoldsMissing int            `json:"legal_holds_missing"`
 	Policies          []PolicyResult `json:"policies"`
+	// Steps are the commands that rules wanted run before they destroy. Of a rule with
+	// one that failed, nothing was destroyed.
+	Steps []StepResult `json:"steps"`
 	// Kept lists due records that stay, with the reason; dry runs only, and the
 	// first thousand.
 	Kept []Decision `json:"kept,omitempty"`
@@ -81,7 +84,7 @@ const maxKept = 1000
 // the trail what the plan was.
 func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error) {
 	start := e.Now()
-	res := SweepResult{DryRun: true}
+	res := SweepResult{DryRun: true, Steps: []StepResult{}}
 	inForce, err := e.InForce(ctx)
 	if err != nil {
 		return res, err
@@ -197,6 +200,8 @@ type sweep struct {
 	res      SweepResult
 	// failed are records that are due and could not be archived, by seq.
 	failed map[int64]bool
+	// stopped are the rules of which a step failed.
+	stopped map[string]bool
 	// stuck counts held records whose DEK does not open. They count as held.
 	stuck  int
 	errors int
@@ -208,9 +213,11 @@ type sweep struct {
 // archive with read-back, soft-delete, reseal, shred, purge. It stops at the first
 // fault of a Store, Vault or KeyStore; the next sweep goes on from there,
 // through the same functions. A record that cannot be read is counted in
-// Failed, left as it is, and passed over.
+// Failed, left as it is, and passed over. Before keys are destroyed the commands of the
+// rules that it concerns are run.
 func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, err error) {
-	s := &sweep{Engine: e, now: e.Now().UTC(), keys: e.keyring(), failed: map[int64]bool{}}
+	s := &sweep{Engine: e, now: e.Now().UTC(), keys: e.keyring(), failed: map[int64]bool{}, stopped: map[string]bool{}}
+	s.res.Steps = []StepResult{}
 	if opt.MaxDuration > 0 {
 		s.deadline = s.now.Add(opt.MaxDuration)
 	}
@@ -218,6 +225,9 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 		return s.res, err
 	}
 	if s.policy, err = e.InForce(ctx); err != nil {
+		return s.res, err
+	}
+	if err := e.carriedOut(s.policy); err != nil {
 		return s.res, err
 	}
 	s.res.Cutoff, _ = cutoff(s.policy, s.now)
@@ -421,6 +431,11 @@ func (s *sweep) shred(ctx context.Context) error {
 	}
 	// The copy that a class was to die for is gone: with its key, an older copy
 	// of the database still has the record.
+	if s.policy.HasCommands() {
+		if dying, err = s.emptied(ctx, dying); err != nil {
+			return err
+		}
+	}
 	spared := map[string]bool{}
 	for _, segment := range s.damaged {
 		for r, err := range s.Store.Rows(ctx, Query{Segment: segment}) {
@@ -430,7 +445,11 @@ func (s *sweep) shred(ctx context.Context) error {
 			spared[r.Class] = true
 		}
 	}
-	n, err := s.destroy(ctx, slices.DeleteFunc(dying, func(c Class) bool { return spared[c.ID] }))
+	ready, err := s.prepared(ctx, slices.DeleteFunc(dying, func(c Class) bool { return spared[c.ID] }), s.ofHot)
+	if err != nil {
+		return err
+	}
+	n, err := s.destroy(ctx, ready)
 	s.res.ShreddedClasses += n
 	return err
 }

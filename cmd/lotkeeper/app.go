@@ -199,11 +199,15 @@ func (a *app) engineOn(d *data) *lifecycle.Engine {
 	limits := lifecycle.DefaultLimits()
 	limits.ExportRecords = a.cfg.Audit.ExportLimit
 	limits.BackupRetention = time.Duration(a.cfg.Audit.BackupRetentionDays) * 24 * time.Hour
-	return &lifecycle.Engine{
+	e := &lifecycle.Engine{
 		Store: d.store, Vaults: d.vaults, Keys: d.keys, LogSigner: d.signer, Now: a.now, Log: a.log,
 		Policy: a.cfg.Policy.Policy, Limits: limits,
 		Actor: a.Actor, Software: software(), Progress: a.progress.update,
 	}
+	if a.cfg.Policy.Commands != "" {
+		e.Command = func(ctx context.Context, c lifecycle.Command) (int, error) { return a.runStep(ctx, c, stepTime) }
+	}
+	return e
 }
 
 // with runs fn on the engine and closes it. That fn was refused gets into the audit

@@ -62,6 +62,8 @@ type policyConfig struct {
 	// Approval is required where a policy that ends lives earlier waits for somebody
 	// else than who applied it.
 	Approval string `yaml:"approval" validate:"omitempty,oneof=required"`
+	// Commands are allowed where policies may have this machine run programs.
+	Commands string `yaml:"commands" validate:"omitempty,oneof=allowed"`
 }
 
 type auditConfig struct {
@@ -466,6 +468,7 @@ func (c *config) settings() ([]setting, error) {
 	add("policy.archive_after_days", fmt.Sprint(c.Policy.ArchiveAfterDays))
 	add("policy.purge_after_years", fmt.Sprint(c.Policy.PurgeAfterYears))
 	add("policy.approval", c.Policy.Approval)
+	add("policy.commands", c.Policy.Commands)
 	add("audit.actor", c.Audit.Actor)
 	add("audit.key", c.Audit.Key)
 	add("audit.export_limit", fmt.Sprint(c.Audit.ExportLimit))

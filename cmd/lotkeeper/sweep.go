@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,7 +69,7 @@ A sweep that was interrupted is finished by the next one.`,
 	cmd.Flags().BoolVar(&f.acceptClock, "accept-clock", false, "the machine's clock is right, although nothing was recorded for long")
 	exits(cmd, exitFailed, exitFindings, exitLocked, exitRefused)
 	needs(cmd, roleSweeper)
-	finds(cmd, "the sweep is done, and a hold is PARTIAL: a vault has not confirmed it")
+	finds(cmd, "the sweep is done, and a hold is PARTIAL: a vault has not confirmed it; or a step failed that a rule wants done before it destroys")
 	return cmd
 }
 
@@ -96,6 +97,12 @@ func (a *app) sweep(ctx context.Context, f sweepFlags) error {
 			// It began; also of a sweep that failed half way, what it did, it did.
 			err = errors.Join(err, result(a, res, func(s *screen) { sweepTable(s, res) }))
 		}
+		if failed := failedSteps(res); err == nil && len(failed) > 0 {
+			err = &findings{
+				"a step before destruction failed, so nothing of its rule was destroyed: " + strings.Join(failed, "; "),
+				"its output is in the log above; mend what it complains of: the next sweep runs it again",
+			}
+		}
 		if err == nil && res.LegalHoldsMissing > 0 {
 			err = &findings{
 				fmt.Sprintf("holds are PARTIAL: %s in vaults not confirmed", plural(res.LegalHoldsMissing, "legal hold")),
@@ -104,6 +111,20 @@ func (a *app) sweep(ctx context.Context, f sweepFlags) error {
 		}
 		return err
 	})
+}
+
+// failedSteps says which steps failed.
+func failedSteps(r lifecycle.SweepResult) (out []string) {
+	for _, s := range r.Steps {
+		if s.Failed() {
+			why := s.Error
+			if why == "" {
+				why = fmt.Sprintf("exit code %d", s.ExitCode)
+			}
+			out = append(out, fmt.Sprintf("rule %s, step %d, %s: %s (%s)", s.Rule, s.Step, s.Program, why, plural(len(s.Classes), "class key")))
+		}
+	}
+	return out
 }
 
 // maxKeptRows is how many of the records that stay a table lists.
@@ -149,7 +170,7 @@ func nothing(s *screen, r lifecycle.SweepResult) {
 }
 
 func sweepTable(s *screen, r lifecycle.SweepResult) {
-	if r.Due == r.Held+r.LotActive && r.Recovered == 0 && r.ShreddedClasses == 0 && r.Resealed == 0 && r.PurgedClasses+r.Purged+r.Rearchived == 0 {
+	if r.Due == r.Held+r.LotActive && r.Recovered == 0 && r.ShreddedClasses == 0 && r.Resealed == 0 && r.PurgedClasses+r.Purged+r.Rearchived+len(r.Steps) == 0 {
 		// There was nothing to do, and it says so.
 		nothing(s, r)
 		s.fields("", append([]string{"run", r.RunID}, append(purging(r), legalHolds(r)...)...)...)
@@ -171,6 +192,9 @@ func sweepTable(s *screen, r lifecycle.SweepResult) {
 	}
 	if r.StoppedEarly {
 		pairs = append(pairs, "stopped", "early, as --max-duration asked; the next sweep goes on")
+	}
+	if n := len(r.Steps); n > 0 {
+		pairs = append(pairs, "steps", fmt.Sprintf("%d run before destruction, %d failed", n, len(failedSteps(r))))
 	}
 	s.fields("", append(append(pairs, purging(r)...), legalHolds(r)...)...)
 }

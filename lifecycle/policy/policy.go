@@ -248,6 +248,26 @@ func (r *rule) aggregates() bool {
 	return slices.ContainsFunc(r.Before, func(s Step) bool { return s.Aggregate != "" })
 }
 
+// HasCommands says whether any rule names a program.
+func (p *Policy) HasCommands() bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.commands() })
+}
+
+// Commanding names the rule of a record if programs have to succeed before it destroys
+// anything: where only labels that are not known say which rule it is, each that may be.
+func (p *Policy) Commanding(f Facts) (names []string) {
+	for _, r := range p.candidates(f) {
+		if r.commands() {
+			names = append(names, r.Name)
+		}
+	}
+	return names
+}
+
+func (r *rule) commands() bool {
+	return slices.ContainsFunc(r.Before, func(s Step) bool { return s.Command != nil })
+}
+
 // candidates are the rules that may be the record's, as far as its facts tell: up to the
 // first that matches, those that do and those that cannot be decided.
 func (p *Policy) candidates(f Facts) (out []*rule) {

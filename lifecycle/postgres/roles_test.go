@@ -776,7 +776,7 @@ var tells = map[string][]string{
 	lifecycle.ActionLegalHoldSet: {sweeper, recall}, lifecycle.ActionLegalHoldOff: {sweeper, recall}, lifecycle.ActionLegalHoldGone: {sweeper, recall},
 	lifecycle.ActionStaged: {sweeper}, lifecycle.ActionVerified: {sweeper}, lifecycle.ActionAbandoned: {sweeper}, lifecycle.ActionArchived: {sweeper}, lifecycle.ActionSettled: {sweeper},
 	lifecycle.ActionResealed: {sweeper}, lifecycle.ActionShredExecuting: {sweeper}, lifecycle.ActionShredded: {sweeper}, lifecycle.ActionDropped: {sweeper}, lifecycle.ActionReceipt: {auditor},
-	lifecycle.ActionClassMoved: {sweeper}, lifecycle.ActionRearchived: {sweeper}, lifecycle.ActionPurged: {sweeper}, lifecycle.ActionObjectsDeleted: {sweeper},
+	lifecycle.ActionClassMoved: {sweeper}, lifecycle.ActionRearchived: {sweeper}, lifecycle.ActionStep: {sweeper}, lifecycle.ActionPurged: {sweeper}, lifecycle.ActionObjectsDeleted: {sweeper},
 	lifecycle.ActionShredIntent: {sweeper}, lifecycle.ActionVaultCopied: {sweeper}, lifecycle.ActionVaultActive: {sweeper},
 	lifecycle.ActionIdentityShown: {export}, lifecycle.ActionExportBegun: {export}, lifecycle.ActionExported: {export}, lifecycle.ActionUnmasked: {export}, lifecycle.ActionExportLimit: {export},
 	lifecycle.ActionRecovered: {}, // the owner alone
