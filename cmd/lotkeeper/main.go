@@ -26,7 +26,7 @@ func main() {
 		debug.SetGCPercent(50)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(64 << 20)
+		debug.SetMemoryLimit(56 << 20)
 	}
 	// Every package makes its files private by itself; this covers what a
 	// library makes on the side, such as SQLite's journals.

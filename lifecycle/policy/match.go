@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
@@ -26,7 +27,8 @@ const (
 	maxLabels = 64
 )
 
-var environment = newEnvironment()
+// environment takes memory that whoever has no policy to read does without.
+var environment = sync.OnceValue(newEnvironment)
 
 func newEnvironment() *cel.Env {
 	env, err := cel.NewEnv(
@@ -54,7 +56,7 @@ func compile(expression string, jurisdictions []string) (*matcher, *fault) {
 	if strings.TrimSpace(expression) == "true" {
 		return nil, nil
 	}
-	checked, issues := environment.Compile(expression)
+	checked, issues := environment().Compile(expression)
 	if issues != nil && issues.Err() != nil {
 		first := issues.Errors()[0]
 		return nil, &fault{first.Location.Line(), first.Location.Column(), "", first.Message}
@@ -65,14 +67,14 @@ func compile(expression string, jurisdictions []string) (*matcher, *fault) {
 	if f := words(checked.NativeRep(), jurisdictions); f != nil {
 		return nil, f
 	}
-	estimate, err := environment.EstimateCost(checked, sizes{})
+	estimate, err := environment().EstimateCost(checked, sizes{})
 	if err != nil {
 		return nil, &fault{1, 0, "", fmt.Sprintf("how many steps it takes cannot be told: %v", err)}
 	}
 	if estimate.Max > maxCost {
 		return nil, &fault{1, 0, "", fmt.Sprintf("the expression could take %d steps for one record, and may take %d", estimate.Max, maxCost)}
 	}
-	program, err := environment.Program(checked, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize, cel.OptPartialEval))
+	program, err := environment().Program(checked, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize, cel.OptPartialEval))
 	if err != nil {
 		return nil, &fault{1, 0, "", err.Error()}
 	}

@@ -97,7 +97,7 @@ func (s *source) read() (*File, error) {
 		return nil, s.yamlError(err)
 	}
 	var invalid *checks.ValidationError
-	if err := schema.Validate(plain); errors.As(err, &invalid) {
+	if err := schema().Validate(plain); errors.As(err, &invalid) {
 		for len(invalid.Causes) > 0 {
 			invalid = invalid.Causes[0]
 		}

@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"encoding/json"
+	"sync"
 
 	"github.com/invopop/jsonschema"
 	checks "github.com/santhosh-tekuri/jsonschema/v6"
@@ -20,7 +21,7 @@ func Schema() []byte {
 	return append(b, '\n')
 }
 
-var schema = compileSchema()
+var schema = sync.OnceValue(compileSchema)
 
 func compileSchema() *checks.Schema {
 	doc, err := checks.UnmarshalJSON(bytes.NewReader(Schema()))
