@@ -35,6 +35,9 @@ Last come the archived copies whose month is over: what is held is archived
 anew, the keys of the rest are destroyed, so that nobody can read it, and its
 objects are deleted once their locks have ended.
 
+What the rules of the policy want done first is done before any of their keys is
+destroyed; where it fails, those classes stay (docs/policy.md).
+
 On PostgreSQL --dry-run needs only the role lotkeeper_auditor; --accept-clock
 needs lotkeeper_admin too.
 

@@ -340,6 +340,15 @@ func TestGuards(t *testing.T) {
 	refused(`INSERT INTO vaults (vault_no, name, state, since) VALUES (9, 'new', 'active', '')`)
 	refused(`INSERT INTO vaults (vault_no, name, state, since) VALUES (9, 'new', 'retiring', '')`)
 
+	// A total only grows.
+	const total = `INSERT INTO aggregates VALUES ('2022-09', 'P', 'shipping', 2)`
+	accepted(total, `UPDATE aggregates SET records = records + 1`)
+	refused(`INSERT INTO aggregates VALUES ('2022-09', 'P', 'shipping', 0)`)
+	refused(total, total)
+	refused(total, `UPDATE aggregates SET records = records`)
+	refused(total, `UPDATE aggregates SET records = records + 1, month = '2022-10'`)
+	refused(total, `DELETE FROM aggregates`)
+
 	want := []string{
 		`UPDATE records SET state = 'archived', archive_leaf = 1, segment_no = 2 WHERE seq = 4`, `UPDATE records SET state = 'archived', archive_leaf = 1, segment_no = 2 WHERE seq = 5`,
 		`UPDATE records SET state = 'archived', archive_leaf = 1, segment_no = 2 WHERE seq IN (1, 5)`, `DELETE FROM log_entries`, `DELETE FROM log_hashes`,

@@ -388,6 +388,16 @@ func TestGuards(t *testing.T) {
 	refused(`INSERT INTO vaults (name, state, since) VALUES ('new', 'retiring', '')`)
 	refused(`INSERT OR REPLACE INTO vaults (name, state, since) VALUES ('has-one', 'joining', '')`)
 
+	// A total only grows.
+	const total = `INSERT INTO aggregates VALUES ('2022-09', 'P', 'shipping', 2)`
+	accepted(total, `UPDATE aggregates SET records = records + 1`)
+	refused(`INSERT INTO aggregates VALUES ('2022-09', 'P', 'shipping', 0)`)
+	refused(total, total)
+	refused(total, `UPDATE aggregates SET records = records`)
+	refused(total, `UPDATE aggregates SET records = records + 1, month = '2022-10'`)
+	refused(total, `INSERT OR REPLACE INTO aggregates VALUES ('2022-09', 'P', 'shipping', 9)`)
+	refused(total, `DELETE FROM aggregates`)
+
 	want := []string{
 		`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 4`, `UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 5`,
 		`UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 7`, `UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 8`, `UPDATE records SET state = 'archived', segment_no = 2 WHERE seq = 9`,
