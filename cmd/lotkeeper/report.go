@@ -50,10 +50,10 @@ func newReportAggregates(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "aggregates",
 		Short: "List the totals that are left of purged records",
-		Long: `List how many records were purged, by the month of their event, product and event
-type. They were counted in the transaction of their purge, where their rule has
-the step "aggregate": docs/policy.md. The totals stay for ever; they name no
-record, lot or place.`,
+		Long: `List how many records were purged, by the month of their event, product and
+event type. They were counted in the transaction of their purge, where their
+rule has the step "aggregate": docs/policy.md. The totals stay for
+ever; they name no record, lot or place.`,
 		Example: "  lotkeeper report aggregates\n  lotkeeper report aggregates -o csv > aggregates.csv",
 		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

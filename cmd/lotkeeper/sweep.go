@@ -72,7 +72,7 @@ A sweep that was interrupted is finished by the next one.`,
 	cmd.Flags().BoolVar(&f.acceptClock, "accept-clock", false, "the machine's clock is right, although nothing was recorded for long")
 	exits(cmd, exitFailed, exitFindings, exitLocked, exitRefused)
 	needs(cmd, roleSweeper)
-	finds(cmd, "the sweep is done, and a hold is PARTIAL: a vault has not confirmed it; or a step failed that a rule wants done before it destroys")
+	finds(cmd, "done, and a hold is PARTIAL, or a step of a rule failed that comes first")
 	return cmd
 }
 
