@@ -167,26 +167,27 @@ type PolicyChange struct {
 	Authenticated bool   `json:"authenticated"`
 }
 
-// ApplyPolicy puts a policy in force, for the records that are taken in from now on.
-// Records that are there keep the days that they came in with. The policy that is in
-// force already is left alone. With approval, one that would end any record's life
+// ApplyPolicy puts a policy in force: at once for the records that are taken in, and from
+// the next sweep on for those that are there. The policy that is in force already is left
+// alone. With approval, one that would end any record's life
 // earlier, or that may, is only proposed.
 func (e *Engine) ApplyPolicy(ctx context.Context, p *policy.Policy, source string, approval bool) (PolicyChange, error) {
 	res := PolicyChange{Hash: p.Hash(), Name: p.Name(), Changes: []string{}}
 	if err := e.carriedOut(p); err != nil {
 		return res, err
 	}
-	current, err := e.InForce(ctx)
+	d, err := e.decided(ctx)
 	if err != nil {
 		return res, err
 	}
+	current := d.policy
 	if res.Replaces = current.Hash(); res.Replaces == p.Hash() {
 		return res, nil
 	}
 	if err := e.checkLog(ctx); err != nil {
 		return res, err
 	}
-	s, err := e.simulate(ctx, p, current, e.Now())
+	s, err := e.simulate(ctx, p, &d, e.Now())
 	if err != nil {
 		return res, err
 	}
@@ -256,15 +257,10 @@ func (e *Engine) PolicyRefused(ctx context.Context, source string, why error) er
 	return e.Store.Append(ctx, e.leaf(e.Now(), ActionPolicyRefused, "", "", map[string]any{"source": source, "reason": why.Error()}))
 }
 
-// carriedOut refuses a policy that says what no sweep does, or this one may not: it would
-// be believed in and not kept. Whoever may apply a policy with commands may have programs
+// carriedOut refuses a policy with commands where they may not be run: it would be believed
+// in and not kept. Whoever may apply a policy with commands may have programs
 // run by whoever sweeps, so the machine's own configuration has to allow it.
 func (e *Engine) carriedOut(p *policy.Policy) error {
-	for _, r := range p.Rules() {
-		if strings.HasPrefix(r.Clock, policy.Trigger) {
-			return &Refused{"policy", fmt.Sprintf("rule %s has clock: %s, which this version checks and does not carry out yet", r.Name, r.Clock), "leave it out; until then, hold what must stay: lotkeeper hold place"}
-		}
-	}
 	if p.HasCommands() && e.Command == nil {
 		return &Refused{"policy", fmt.Sprintf("policy %s has commands to run, and this machine's configuration does not allow it", p.Name()),
 			"read them, and who may apply a policy; then set in the configuration: policy: {commands: allowed}"}
@@ -280,16 +276,19 @@ func (r *Row) facts() policy.Facts {
 	}
 }
 
-// policyOf finds the policy that a record was taken in under.
+// policyOf finds the policy that a record was scheduled by last.
 func (e *Engine) policyOf(ctx context.Context, r *Row) (*policy.Policy, error) {
-	leaves, err := e.Store.Leaves(ctx, LeafQuery{After: r.IngestLeaf - 1, Limit: 1})
+	leaves, err := e.Store.RecordLeaves(ctx, r.Seq)
 	if err != nil {
 		return nil, err
 	}
 	var body policyBody
-	if len(leaves) == 1 && leaves[0].ID == r.IngestLeaf {
-		if err := json.Unmarshal(leaves[0].Body, &body); err != nil {
-			return nil, fmt.Errorf("leaf %d: %w", r.IngestLeaf, err)
+	for _, l := range leaves {
+		if l.Action != ActionIngested && l.Action != ActionRescheduled {
+			continue
+		}
+		if err := json.Unmarshal(l.Body, &body); err != nil {
+			return nil, fmt.Errorf("leaf %d: %w", l.ID, err)
 		}
 	}
 	history, err := e.PolicyHistory(ctx)

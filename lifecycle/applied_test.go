@@ -149,22 +149,6 @@ func TestPolicyHistory(t *testing.T) {
 	}
 }
 
-// TestNotCarriedOut: what no sweep does yet is not believed in.
-func TestNotCarriedOut(t *testing.T) {
-	w := newWorld(t)
-	for _, rule := range []string{
-		"  - {name: r, citation: c, clock: 'trigger:fiscal_year_end', action: archive}\n",
-	} {
-		_, err := w.ApplyPolicy(context.Background(), parsed(t, rule), "p.yaml", false)
-		if r, ok := lifecycle.IsRefused(err); !ok || r.Check != "policy" {
-			t.Errorf("%s%v", rule, err)
-		}
-	}
-	if history, err := w.PolicyHistory(context.Background()); err != nil || len(history) != 1 {
-		t.Errorf("%+v, %v", history, err)
-	}
-}
-
 // TestSimulate: the months and rules are counted as they are and as they would be, and
 // nothing is changed.
 func TestSimulate(t *testing.T) {

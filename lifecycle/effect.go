@@ -53,6 +53,9 @@ type (
 		To     SegmentState
 		Copies []Copy
 	}
+	// SegmentRescheduled: a live segment and its archived members are in another class,
+	// with this wrapped identity, retention and copies.
+	SegmentRescheduled struct{ Segment Segment }
 	// CopyAdded: the segment has another verified copy.
 	CopyAdded struct {
 		Segment string
@@ -82,19 +85,20 @@ type (
 	KeyringAccepted struct{ Epoch uint64 }
 )
 
-func (RunBegun) effect()        {}
-func (RunEnded) effect()        {}
-func (HoldPlaced) effect()      {}
-func (HoldExtended) effect()    {}
-func (HoldReleased) effect()    {}
-func (LegalHoldMoved) effect()  {}
-func (ClassesOpened) effect()   {}
-func (ClassesMoved) effect()    {}
-func (SegmentStaged) effect()   {}
-func (SegmentMoved) effect()    {}
-func (CopyAdded) effect()       {}
-func (RecordsArchived) effect() {}
-func (VaultAdded) effect()      {}
-func (VaultMoved) effect()      {}
-func (ClockAccepted) effect()   {}
-func (KeyringAccepted) effect() {}
+func (RunBegun) effect()           {}
+func (RunEnded) effect()           {}
+func (HoldPlaced) effect()         {}
+func (HoldExtended) effect()       {}
+func (HoldReleased) effect()       {}
+func (LegalHoldMoved) effect()     {}
+func (ClassesOpened) effect()      {}
+func (ClassesMoved) effect()       {}
+func (SegmentStaged) effect()      {}
+func (SegmentMoved) effect()       {}
+func (SegmentRescheduled) effect() {}
+func (CopyAdded) effect()          {}
+func (RecordsArchived) effect()    {}
+func (VaultAdded) effect()         {}
+func (VaultMoved) effect()         {}
+func (ClockAccepted) effect()      {}
+func (KeyringAccepted) effect()    {}

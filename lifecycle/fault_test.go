@@ -313,8 +313,73 @@ var (
 	life  = story{func(*world) error { return nil }, scenario, func(t *testing.T, w *world) { checkDone(t, w) }, checkNothingLost}
 	cases = story{scenario, caseScenario, checkCases, checkNothingLost}
 	rules = story{rulesScenario, func(w *world) error { _, err := w.Sweep(context.Background(), lifecycle.SweepOptions{}); return err }, checkRules, checkHeldKept}
+	moved = story{policyScenario, policyChange, checkRescheduled, checkNothingLost}
 	end   = story{purgeScenario, func(w *world) error { _, err := w.Sweep(context.Background(), lifecycle.SweepOptions{}); return err }, checkPurged, checkHeldKept}
 )
+
+// policyScenario has records in the hot store and in the archive, of each one that is
+// held, before their month in the archive is over.
+func policyScenario(w *world) error {
+	day := func(s string) time.Time { return instant(w.t, s) }
+	if _, err := w.tryIngest(old("a", "LOT-A"), old("short", "LOT-S"), old("b", "LOT-A"), old("held-1", "LOT-H"),
+		both("longer", "LOT-A", day("2024-12-20T10:00:00Z")), both("longer-held", "LOT-H", day("2024-12-20T10:00:00Z")), both("longer-2", "LOT-A", day("2024-12-21T10:00:00Z")),
+		both("shorter", "LOT-S", day("2025-06-20T10:00:00Z")), both("shorter-2", "LOT-S", day("2025-06-21T10:00:00Z"))); err != nil {
+		return err
+	}
+	w.sweep()
+	res := w.place(lifecycle.Scope{TLC: "LOT-H"})
+	if err := w.Confirm(context.Background(), &res); err != nil {
+		return err
+	}
+	w.sweepUntil(instant(w.t, "2026-12-31T00:00:00Z"))
+	w.now = instant(w.t, "2027-01-01T00:00:00Z")
+	return nil
+}
+
+// policyChange applies another policy, on the day on which a month in the archive is over.
+func policyChange(w *world) error {
+	p := parsed(w.t, `
+  - {name: short, citation: c, match: 'lot == "LOT-S"', hot: P1Y, archive: P2Y, action: archive_then_shred}
+  - {name: long, citation: c, hot: P4Y, archive: P5Y, action: archive_then_shred}
+`)
+	if _, err := w.ApplyPolicy(context.Background(), p, "p.yaml", false); err != nil {
+		return err
+	}
+	for {
+		res, err := w.Sweep(context.Background(), lifecycle.SweepOptions{})
+		// What a vault has refused, the next sweep does.
+		if err != nil || res.SegmentsWaiting == 0 {
+			return err
+		}
+	}
+}
+
+func checkRescheduled(t *testing.T, w *world) {
+	t.Helper()
+	for id, want := range map[string]struct {
+		state lifecycle.State
+		class string
+	}{
+		"a": {lifecycle.Archived, "archive-2031-09-1"}, "held-1": {lifecycle.Held, "archive-2031-09-1"}, "short": {lifecycle.Archived, "archive-2031-09-1"},
+		"longer": {lifecycle.Archived, "archive-2033-12-1"}, "longer-held": {lifecycle.Held, "archive-2033-12-1"},
+		"shorter": {lifecycle.Archived, "archive-2028-06-1"}, "shorter-2": {lifecycle.Archived, "archive-2028-06-1"},
+	} {
+		if v, r := w.view(id), w.row(id); v.State != want.state || r.ArchiveClass != want.class {
+			t.Errorf("%s is %s, of %s, due at %s, want %+v", id, v.State, r.ArchiveClass, v.DueAt, want)
+		}
+	}
+	checkNothingLost(t, w, "all")
+	w.verify()
+	w.verifyLog()
+	if i, err := w.Store.Info(context.Background()); err != nil || !i.Following.Done || i.Following.Leaf == 0 {
+		t.Errorf("following %+v, %v", i.Following, err)
+	}
+	for _, d := range w.reconcile().Findings {
+		if d.Kind != lifecycle.DriftAbandoned {
+			t.Errorf("what is left differs from what there should be: %+v", d)
+		}
+	}
+}
 
 // purgeScenario goes as far as the last instant of a month in the archive: five records
 // of it, of which two are held there and one in the hot store.
@@ -440,6 +505,16 @@ func TestRulesFaultAtEveryCall(t *testing.T) {
 
 func TestRulesFaultOnPostgreSQL(t *testing.T) {
 	faultAtEveryCall(t, 4*sample(4), onPostgreSQL(t), rules)
+}
+
+// TestRescheduleFaultAtEveryCall is the same with a policy that changes the schedules of
+// what is there.
+func TestRescheduleFaultAtEveryCall(t *testing.T) {
+	faultAtEveryCall(t, sample(4), onSQLite, moved)
+}
+
+func TestRescheduleFaultOnPostgreSQL(t *testing.T) {
+	faultAtEveryCall(t, 4*sample(4), onPostgreSQL(t), moved)
 }
 
 func TestFaultOnPostgreSQL(t *testing.T) {

@@ -55,13 +55,13 @@ type IngestResult struct {
 // ingest is the state of one run.
 type ingest struct {
 	*Engine
-	policy *policy.Policy
-	keys   *keyring
-	opt    IngestOptions
-	runID  string
-	now    time.Time
-	res    IngestResult
-	file   string
+	decision decision
+	keys     *keyring
+	opt      IngestOptions
+	runID    string
+	now      time.Time
+	res      IngestResult
+	file     string
 }
 
 // Ingest takes in files, a batch at a time; memory follows the batch. When it
@@ -78,7 +78,7 @@ func (e *Engine) Ingest(ctx context.Context, inputs []Input, opt IngestOptions) 
 	if err := e.CheckKeyring(ctx); err != nil {
 		return res, err
 	}
-	in := &ingest{Engine: e, policy: inForce, keys: e.keyring(), opt: opt, now: e.Now().UTC()}
+	in := &ingest{Engine: e, keys: e.keyring(), opt: opt, now: e.Now().UTC()}
 	info, err := e.Store.Info(ctx)
 	if err != nil {
 		return res, err
@@ -98,11 +98,10 @@ func (e *Engine) Ingest(ctx context.Context, inputs []Input, opt IngestOptions) 
 	if _, err := e.Store.BeginRun(ctx, run, e.leaf(in.now, ActionRunStarted, run.ID, run.ID, map[string]any{"kind": run.Kind, "files": names, "policy_hash": inForce.Hash()})); err != nil {
 		return res, err // without a run: none has begun
 	}
-	for _, f := range inputs {
-		if err = in.readFile(ctx, f); err != nil {
-			err = fmt.Errorf("couldn't ingest %s: %w", f.Name, err)
-			break
-		}
+	// Once the run has begun: whoever reschedules records knows by that which decision
+	// those of this run follow, see older.
+	if in.decision, err = e.decided(ctx); err == nil {
+		err = in.readFiles(ctx, inputs)
 	}
 	if opt.Close != nil {
 		var closeErr error
@@ -126,6 +125,15 @@ func (e *Engine) finishRun(ctx context.Context, run Run, result any, failed erro
 	}
 	leaf := e.leaf(run.FinishedAt, ActionRunFinished, run.ID, run.ID, map[string]any{"kind": run.Kind, "status": run.Status, "result": json.RawMessage(run.Result)})
 	return e.Store.FinishRun(context.WithoutCancel(ctx), run, leaf)
+}
+
+func (in *ingest) readFiles(ctx context.Context, inputs []Input) error {
+	for _, f := range inputs {
+		if err := in.readFile(ctx, f); err != nil {
+			return fmt.Errorf("couldn't ingest %s: %w", f.Name, err)
+		}
+	}
+	return nil
 }
 
 func (in *ingest) readFile(ctx context.Context, f Input) error {
@@ -234,9 +242,9 @@ func (in *ingest) prepare(r *cte.Record, line int) arrival {
 		PurgeNotBefore: PurgeNotBefore(r.EventTimestamp, r.CreatedOrObtainedAt),
 		Location:       r.Location(), Product: r.Product(), State: Active,
 	}}
-	facts := a.row.facts()
+	facts := in.decision.facts(&a.row)
 	facts.Labels, facts.LabelsUnknown = r.Labels, false
-	a.schedule = in.policy.Schedule(facts)
+	a.schedule = in.decision.policy.Schedule(facts)
 	a.row.DueAt = a.schedule.Due
 	a.row.Checksum = cte.Checksum(a.canonical)
 	for _, g := range r.Gaps(in.now) {
@@ -300,8 +308,8 @@ func (in *ingest) take(ctx context.Context, batch []arrival) error {
 			}
 		}
 		checksumRoot, rowRoot := archive.Root(sums), archive.Root(rows)
-		leaf := in.leaf(in.Now(), ActionIngested, in.runID, "", map[string]any{
-			"records": len(sealed), "checksum_root": hexOf(checksumRoot), "row_root": hexOf(rowRoot), "file": in.file, "policy_hash": in.policy.Hash()})
+		leaf := in.leaf(in.Now(), ActionIngested, in.runID, "", in.decision.by(map[string]any{
+			"records": len(sealed), "checksum_root": hexOf(checksumRoot), "row_root": hexOf(rowRoot), "file": in.file}))
 		res, err := in.Store.Merge(ctx, sealed, holds, leaf)
 		if err != nil {
 			return err

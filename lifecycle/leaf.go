@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -77,6 +78,8 @@ const (
 	ActionShredded       = "shredded"
 	ActionDropped        = "ciphertext-dropped"
 	ActionReceipt        = "receipt-issued"
+	ActionRescheduled    = "rescheduled"
+	ActionSegmentMoved   = "segment-moved"
 	ActionClassMoved     = "archive-class-moved"
 	ActionRearchived     = "rearchived"
 	ActionStep           = "step"
@@ -102,6 +105,8 @@ const (
 	ActionPolicyApplied  = "policy-applied"
 	ActionPolicyProposed = "policy-proposed"
 	ActionPolicyRefused  = "policy-refused"
+	ActionTriggerSet     = "trigger-set"
+	ActionTriggerUnset   = "trigger-unset"
 )
 
 // Actions lists them, for whoever chooses from them.
@@ -109,11 +114,17 @@ var Actions = []string{
 	ActionInit, ActionRunStarted, ActionRunFinished, ActionRunInterrupted, ActionClassOpened, ActionIngested,
 	ActionHoldPlaced, ActionHoldExtended, ActionHoldReleased, ActionHoldEnded, ActionLegalHoldSet, ActionLegalHoldOff, ActionLegalHoldGone,
 	ActionStaged, ActionVerified, ActionAbandoned, ActionArchived, ActionSettled, ActionResealed,
-	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionReceipt, ActionClassMoved, ActionRearchived, ActionStep, ActionPurged, ActionObjectsDeleted, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
+	ActionShredIntent, ActionShredExecuting, ActionShredded, ActionDropped, ActionReceipt, ActionRescheduled, ActionSegmentMoved, ActionClassMoved, ActionRearchived, ActionStep, ActionPurged, ActionObjectsDeleted, ActionClockAccepted, ActionKeyringMended, ActionRecovered, ActionIdentityShown,
 	ActionExportBegun, ActionUnmasked, ActionExportLimit, ActionExported, ActionReported, ActionVerifyDone, ActionReconciled, ActionDryRun, ActionRefused,
 	ActionVaultAdded, ActionVaultCopied, ActionVaultActive, ActionVaultRetiring,
-	ActionPolicyApplied, ActionPolicyProposed, ActionPolicyRefused,
+	ActionPolicyApplied, ActionPolicyProposed, ActionPolicyRefused, ActionTriggerSet, ActionTriggerUnset,
 }
+
+// Decides says that the schedules of all records follow from the leaf. A Store orders it
+// against the beginning of runs: one that has a later number began when it was there.
+func (l *Leaf) Decides() bool { return slices.Contains(deciding, l.Action) }
+
+var deciding = []string{ActionPolicyApplied, ActionTriggerSet, ActionTriggerUnset}
 
 // With adds one field to the leaf's body: what only the Store knows, such as
 // how many rows its statement changed.

@@ -38,7 +38,7 @@ type ProofStep struct {
 // batched says that a leaf of the action commits to records, by the root over their
 // checksums.
 func batched(action string) bool {
-	return slices.Contains([]string{ActionIngested, ActionArchived, ActionRearchived, ActionPurged}, action)
+	return slices.Contains([]string{ActionIngested, ActionRescheduled, ActionArchived, ActionRearchived, ActionPurged}, action)
 }
 
 // ProveRecord proves a record's life from its ingest to the destruction of its last
@@ -100,7 +100,7 @@ func (e *Engine) storyOf(ctx context.Context, r *Row) ([]Leaf, error) {
 		}
 	}
 	for _, id := range segments {
-		more, err := e.Store.Leaves(ctx, LeafQuery{Subject: id, Actions: []string{ActionStaged, ActionVerified, ActionSettled}})
+		more, err := e.Store.Leaves(ctx, LeafQuery{Subject: id, Actions: []string{ActionStaged, ActionVerified, ActionSettled, ActionSegmentMoved}})
 		if err != nil {
 			return nil, err
 		}
@@ -113,9 +113,16 @@ func (e *Engine) storyOf(ctx context.Context, r *Row) ([]Leaf, error) {
 	classes := map[string]bool{r.Class: true, r.ArchiveClass: true}
 	for _, l := range leaves {
 		var body struct{ From, To string }
-		if l.Action == ActionResealed && json.Unmarshal(l.Body, &body) == nil {
+		if (l.Action == ActionResealed || l.Action == ActionSegmentMoved) && json.Unmarshal(l.Body, &body) == nil {
 			classes[body.From], classes[body.To] = true, true
 		}
+	}
+	moves, err := e.reschedulingsOf(ctx, r.Seq, leaves)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range moves {
+		classes[m.From.Class], classes[m.To.Class] = true, true
 	}
 	for _, l := range ends {
 		var body struct{ Classes []string }

@@ -551,6 +551,8 @@ func (r *logRecovery) effect(ctx context.Context, i int64, en *audit.Entry) (Eff
 	case ActionVerified:
 		r.res.Segments++
 		return SegmentMoved{en.Subject, Verified, b.Copies}, nil
+	case ActionSegmentMoved:
+		return r.movedEffect(en)
 	case ActionSettled:
 		return SegmentMoved{ID: en.Subject, To: Settled}, nil
 	case ActionAbandoned:
@@ -643,6 +645,25 @@ func (r *logRecovery) stagedEffect(ctx context.Context, en *audit.Entry) (Effect
 	}
 	r.staged[g.ID] = g
 	return SegmentStaged{g}, nil
+}
+
+// movedEffect is a segment that was moved to a later class, with what opens it there.
+func (r *logRecovery) movedEffect(en *audit.Entry) (Effect, error) {
+	var b struct {
+		To          string    `json:"to"`
+		Wrapped     []byte    `json:"wrapped_identity"`
+		RetainUntil time.Time `json:"retain_until"`
+		Copies      []Copy    `json:"copies"`
+	}
+	if err := json.Unmarshal(en.Body, &b); err != nil {
+		return nil, err
+	}
+	g := r.staged[en.Subject]
+	g.ID, g.Class, g.WrappedIdentity, g.RetainUntil, g.Copies = en.Subject, b.To, b.Wrapped, b.RetainUntil, b.Copies
+	if _, ok := r.staged[en.Subject]; ok {
+		r.staged[en.Subject] = g
+	}
+	return SegmentRescheduled{g}, nil
 }
 
 // object reads what has the SHA-256, whichever version it is of whichever vault. nil if

@@ -475,6 +475,8 @@ type said struct {
 	vaults   map[string]VaultState
 	legal    map[[2]string]LegalState  // by segment and vault
 	policies map[string]*policy.Policy // that were applied, by hash
+	triggers triggers                  // that are set by now
+	dates    map[string]triggers       // that were set together, by hash
 	batches  []saidBatch
 	// taken, archived and purged count records; taken none that a recovery said are lost.
 	taken, archived, purged int64
@@ -497,6 +499,7 @@ type saidSegment struct {
 	index  int64
 	state  SegmentState
 	object string // SHA-256
+	class  string
 	copies []string
 	gone   []string // copies that were deleted
 }
@@ -507,11 +510,13 @@ type saidBatch struct {
 	action, segment       string
 	records               int64
 	checksumRoot, rowRoot string
-	policy                string // its hash
+	scheduleRoot          string
+	policy, triggers      string // their hashes
 }
 
 func newSaid() said {
-	return said{map[string]*saidHold{}, map[string]ClassState{}, map[string]*saidSegment{}, map[string]VaultState{}, map[[2]string]LegalState{}, map[string]*policy.Policy{}, nil, 0, 0, 0, nil}
+	return said{map[string]*saidHold{}, map[string]ClassState{}, map[string]*saidSegment{}, map[string]VaultState{}, map[[2]string]LegalState{}, map[string]*policy.Policy{}, triggers{},
+		map[string]triggers{"": {}, triggers{}.hash(): {}}, nil, 0, 0, 0, nil}
 }
 
 // take takes in an entry, in the order of the log.
@@ -571,12 +576,13 @@ func (s *said) take(index, leaf int64, e *audit.Entry) error {
 	case ActionStaged, ActionVerified:
 		var g struct {
 			Object string `json:"object_sha256"`
+			Class  string `json:"class"`
 			Copies []Copy `json:"copies"`
 		}
 		err := read(&g)
 		have := s.segments[e.Subject]
 		if have == nil {
-			have = &saidSegment{index: index, object: g.Object, state: Staged}
+			have = &saidSegment{index: index, object: g.Object, class: g.Class, state: Staged}
 			s.segments[e.Subject] = have
 		}
 		if e.Action == ActionVerified {
@@ -590,6 +596,15 @@ func (s *said) take(index, leaf int64, e *audit.Entry) error {
 		if g := s.segments[e.Subject]; g != nil {
 			g.state = map[string]SegmentState{ActionSettled: Settled, ActionAbandoned: Abandoned}[e.Action]
 		}
+	case ActionSegmentMoved:
+		var b struct {
+			To string `json:"to"`
+		}
+		err := read(&b)
+		if g := s.segments[e.Subject]; g != nil {
+			g.class = b.To
+		}
+		return err
 	case ActionVaultAdded, ActionVaultActive, ActionVaultRetiring:
 		// Added is joining or active, as there was something to copy or not: both fit.
 		s.vaults[e.Subject] = map[string]VaultState{ActionVaultAdded: "", ActionVaultActive: ActiveVault, ActionVaultRetiring: Retiring}[e.Action]
@@ -625,6 +640,11 @@ func (s *said) take(index, leaf int64, e *audit.Entry) error {
 			s.policies[body.Hash] = p
 		}
 		return err
+	case ActionTriggerSet, ActionTriggerUnset:
+		if _, err := s.triggers.take(e.Action, e.Body); err != nil {
+			return fmt.Errorf("couldn't read entry %d (%s): %w", index, e.Action, err)
+		}
+		s.dates[s.triggers.hash()] = maps.Clone(s.triggers)
 	case ActionRecovered:
 		var b struct {
 			From int64 `json:"from"`
@@ -643,16 +663,18 @@ func (s *said) take(index, leaf int64, e *audit.Entry) error {
 			g.gone = append(g.gone, c.Vault)
 		}
 		return err
-	case ActionIngested, ActionArchived, ActionRearchived, ActionPurged:
+	case ActionIngested, ActionArchived, ActionRearchived, ActionPurged, ActionRescheduled:
 		var b struct {
 			Records      int64  `json:"records"`
 			ChecksumRoot string `json:"checksum_root"`
 			RowRoot      string `json:"row_root"`
+			ScheduleRoot string `json:"schedule_root"`
 			Done         bool   `json:"done"`
 			PolicyHash   string `json:"policy_hash"`
+			TriggersHash string `json:"triggers_hash"`
 		}
 		err := read(&b)
-		s.batches = append(s.batches, saidBatch{index, leaf, e.Action, e.Subject, b.Records, b.ChecksumRoot, b.RowRoot, b.PolicyHash})
+		s.batches = append(s.batches, saidBatch{index, leaf, e.Action, e.Subject, b.Records, b.ChecksumRoot, b.RowRoot, b.ScheduleRoot, b.PolicyHash, b.TriggersHash})
 		switch e.Action {
 		case ActionIngested:
 			s.taken += b.Records
@@ -789,6 +811,9 @@ func (v *logVerification) compareSegments(ctx context.Context) error {
 		if g.State != said.state {
 			v.differs(said.index, id, "the segment is %s, the log says %s", g.State, said.state)
 		}
+		if said.class != "" && g.Class != said.class && v.res.Pending == 0 {
+			v.differs(said.index, id, "the segment is of class %s, the log says %s", g.Class, said.class)
+		}
 		if hexOf(g.ObjectSHA256) != said.object {
 			v.differs(said.index, id, "the segment's object has the SHA-256 %s, the log says %s", hexOf(g.ObjectSHA256), said.object)
 		}
@@ -888,15 +913,21 @@ func (v *logVerification) compareRecords(ctx context.Context) error {
 // batch compares the records of one leaf.
 func (v *logVerification) batch(ctx context.Context, b saidBatch) error {
 	f := LogFinding{Kind: LogRecord, Index: b.index, Leaf: b.leaf}
-	cameInUnder := v.said.policies[b.policy]
-	if cameInUnder == nil && b.policy == v.Policy.Hash() {
-		cameInUnder = v.Policy.rules() // a database that was made without a first leaf
+	scheduled := b.action == ActionIngested || b.action == ActionRescheduled
+	by := v.said.policies[b.policy]
+	if by == nil && b.policy == v.Policy.Hash() {
+		by = v.Policy.rules() // a database that was made without a first leaf
 	}
-	if cameInUnder == nil && b.action == ActionIngested {
-		f.Detail = fmt.Sprintf("its records came in under policy %q, which was never applied", b.policy)
+	if by == nil && scheduled {
+		f.Detail = fmt.Sprintf("its records were scheduled by policy %q, which was never applied", b.policy)
 		v.find(f)
 	}
-	var sums, rows [][32]byte
+	dates, known := v.said.dates[b.triggers]
+	if !known && scheduled {
+		f.Detail = fmt.Sprintf("its records were scheduled by triggers %q, which were never set", b.triggers)
+		v.find(f)
+	}
+	var sums, rows, schedules [][32]byte
 	seqs := [2]int64{0, -1}
 	for r, err := range v.Store.LeafRows(ctx, b.leaf) {
 		if err != nil {
@@ -907,11 +938,20 @@ func (v *logVerification) batch(ctx context.Context, b saidBatch) error {
 		}
 		seqs[1] = r.Seq
 		sums, rows = append(sums, r.Checksum), append(rows, RowHash(&r.Row, r.Inputs))
-		if facts := r.facts(); b.action == ActionIngested && cameInUnder != nil && !cameInUnder.Allows(facts, r.DueAt) {
-			f.Subject, f.Detail = r.RecordID, fmt.Sprintf("it is due at %s, by policy %s at %s", cte.FormatTime(r.DueAt), cameInUnder.Name(), cte.FormatTime(cameInUnder.Schedule(facts).Due))
-			v.find(f)
+		if r.Moved != nil {
+			schedules = append(schedules, ReschedulingHash(r.Moved))
+			if !r.Moved.To.DueAt.Equal(r.DueAt) {
+				f.Subject, f.Detail = r.RecordID, fmt.Sprintf("it is due at %s, and was rescheduled to %s", cte.FormatTime(r.DueAt), cte.FormatTime(r.Moved.To.DueAt))
+				v.find(f)
+			}
 		}
-		if b.action != ActionIngested && r.State == Active {
+		if scheduled && by != nil && known {
+			if facts := factsOf(&r.Row, by, dates); !by.Allows(facts, r.DueAt) {
+				f.Subject, f.Detail = r.RecordID, fmt.Sprintf("it is due at %s, by policy %s at %s", cte.FormatTime(r.DueAt), by.Name(), cte.FormatTime(by.Schedule(facts).Due))
+				v.find(f)
+			}
+		}
+		if !scheduled && r.State == Active {
 			f.Subject, f.Detail = r.RecordID, "the log says that it was archived, and it is active"
 			v.find(f)
 		}
@@ -923,20 +963,22 @@ func (v *logVerification) batch(ctx context.Context, b saidBatch) error {
 	v.res.Records += int64(len(sums))
 	if b.action == ActionIngested {
 		v.seqs = append(v.seqs, seqs)
-		if cameInUnder != nil {
-			v.replayed(cameInUnder, int64(len(sums)))
+		if by != nil {
+			v.replayed(by, int64(len(sums)))
 		}
 	}
 	f.Subject = b.segment
-	switch checksumRoot, rowRoot := archive.Root(sums), archive.Root(rows); {
-	case len(sums) == 0 && b.action == ActionIngested && v.said.lost(b.index):
-		return nil // a recovery has said so
+	switch checksumRoot, rowRoot, scheduleRoot := archive.Root(sums), archive.Root(rows), archive.Root(schedules); {
+	case len(sums) == 0 && scheduled && v.said.lost(b.index):
+		return nil // a recovery has said so, or has left them as the backup had them
 	case int64(len(sums)) != b.records:
 		f.Detail = fmt.Sprintf("the leaf (%s) is of %d records, the database has %d of them", b.action, b.records, len(sums))
 	case hexOf(checksumRoot) != b.checksumRoot:
 		f.Detail = fmt.Sprintf("the Merkle root over the checksums of its %d records is %s, the leaf (%s) says %s", b.records, hexOf(checksumRoot), b.action, b.checksumRoot)
 	case b.action == ActionIngested && hexOf(rowRoot) != b.rowRoot:
 		f.Detail = fmt.Sprintf("the Merkle root over the rows of its %d records is %s, the leaf (%s) says %s: a lot, time, place or input was changed", b.records, hexOf(rowRoot), b.action, b.rowRoot)
+	case b.action == ActionRescheduled && hexOf(scheduleRoot) != b.scheduleRoot:
+		f.Detail = fmt.Sprintf("the Merkle root over the schedules of its %d records is %s, the leaf (%s) says %s: a due date or a class was changed", b.records, hexOf(scheduleRoot), b.action, b.scheduleRoot)
 	default:
 		return nil
 	}

@@ -22,6 +22,15 @@ func (s *sweep) purge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	now, err := s.decided(ctx)
+	if err != nil {
+		return err
+	}
+	if s.behind || now.leaf != s.decision.leaf {
+		// Something may have to be kept for longer, and is not moved yet; by what was
+		// decided while this run was at work, too. What is past the point of no return goes on: nothing brings it back.
+		dying = slices.DeleteFunc(dying, func(c Class) bool { return c.State != Executing })
+	}
 	if len(dying) > 0 {
 		ready, err := s.clear(ctx, dying)
 		if err != nil {
@@ -341,8 +350,9 @@ func (s *sweep) deleteCopy(ctx context.Context, g *Segment, c Copy) error {
 	return nil
 }
 
-// planPurge counts what a sweep at res's time would archive anew, and purge.
-func (e *Engine) planPurge(ctx context.Context, res *SweepResult, dying []Class, holds *HoldSet) error {
+// planPurge counts what a sweep at res's time would archive anew, and purge; but for the
+// segments that it would have moved to later classes before.
+func (e *Engine) planPurge(ctx context.Context, res *SweepResult, dying []Class, moved map[string]bool, holds *HoldSet) error {
 	if len(dying) == 0 {
 		return nil
 	}
@@ -353,7 +363,7 @@ func (e *Engine) planPurge(ctx context.Context, res *SweepResult, dying []Class,
 	for _, c := range dying {
 		res.PurgedClasses++
 		for _, g := range live {
-			if g.Class != c.ID {
+			if g.Class != c.ID || moved[g.ID] {
 				continue
 			}
 			for r, err := range e.Store.Rows(ctx, Query{State: Archived, Segment: g.ID}) {

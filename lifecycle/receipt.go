@@ -95,6 +95,9 @@ type ReceiptMedia struct {
 	// end, Moved those whose keys were moved to other classes before.
 	Records int64 `json:"records"`
 	Moved   int64 `json:"moved"`
+	// Earlier counts records whose keys came from classes that are not destroyed: backups
+	// from before that have them under those.
+	Earlier int64 `json:"earlier"`
 	// Segments are where the records of a hot or deferral class are archived, under other
 	// keys; of any other class they are what became unreadable. Objects that were deleted
 	// are left out.
@@ -565,7 +568,11 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class, end int64) 
 			}
 		}
 	}
-	moved, err := rs.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionResealed, ActionRearchived, ActionObjectsDeleted}})
+	alive := map[string]bool{}
+	for _, class := range rs.classes {
+		alive[class.ID] = class.State != Destroyed
+	}
+	moved, err := rs.Store.Leaves(ctx, LeafQuery{Actions: []string{ActionResealed, ActionRescheduled, ActionSegmentMoved, ActionRearchived, ActionObjectsDeleted}})
 	if err != nil {
 		return err
 	}
@@ -578,6 +585,18 @@ func (rs *receipts) media(ctx context.Context, r *Receipt, c *Class, end int64) 
 		}
 		if err := json.Unmarshal(l.Body, &body); err != nil {
 			return fmt.Errorf("leaf %d: %w", l.ID, err)
+		}
+		keys, err := resealedBody(&l)
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			if k.From == c.ID {
+				r.Media.Moved += k.Records
+			}
+			if k.To == c.ID && alive[k.From] {
+				r.Media.Earlier += k.Records
+			}
 		}
 		_, rearchived := in[body.From]
 		switch {
@@ -700,6 +719,9 @@ func notCovered(r *Receipt) []string {
 	}
 	if r.Media.Moved > 0 {
 		say("records whose keys were moved to other classes before, and live on there: %d", r.Media.Moved)
+	}
+	if r.Media.Earlier > 0 {
+		say("records whose keys were in a later class before, which lives on: %d; an older backup of the database has them under that", r.Media.Earlier)
 	}
 	say("backups of the keyring from before the destruction: whoever has one, and a backup of the database or an object of that time, can read the records")
 	say("copies of the keyring that its key store does not know of: of its directory, of a disk, of a deleted file")

@@ -260,6 +260,19 @@ func (s *sweep) newSegment(class string) (*builder, error) {
 	return b, nil
 }
 
+// lockUntil is when the lock of a segment ends whose class is over at an instant: then,
+// and never in less than MinLock.
+func (e *Engine) lockUntil(end, now time.Time) time.Time {
+	until := now.Add(e.Limits.MinLock)
+	if end.Equal(latest) {
+		// It is never purged, and no vault takes a lock without an end.
+		until = now.AddDate(longestLock, 0, 0)
+	} else if end.After(until) {
+		until = end
+	}
+	return archive.WholeSecond(until)
+}
+
 // segment is a packed segment: what goes into the vaults, and what must come
 // back out of them; once it is verified, its members alone.
 type segment struct {
@@ -329,17 +342,11 @@ func (s *sweep) describe(ctx context.Context, b *builder) (*segment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("couldn't wrap the identity of segment %s: %w", b.id, err)
 	}
-	// The lock lasts as long as the archive class, and never less than MinLock.
-	until := s.now.Add(s.Limits.MinLock)
-	if end, err := classEnd(b.class); err != nil {
+	end, err := classEnd(b.class)
+	if err != nil {
 		return nil, err
-	} else if end.Equal(latest) {
-		// It is never purged, and no vault takes a lock without an end.
-		until = s.now.AddDate(longestLock, 0, 0)
-	} else if end.After(until) {
-		until = end
 	}
-	until = archive.WholeSecond(until)
+	until := s.lockUntil(end, s.now)
 	m := archive.Manifest{
 		Format: archive.ManifestFormat, SegmentID: b.id, Class: b.class, Records: len(sealed.Entries), Bytes: sealed.PlaintextSize,
 		ObjectKey: archive.ObjectKey(b.class, b.id), ObjectSize: sealed.ObjectSize, ObjectSHA256: sealed.ObjectSHA256, PlaintextSHA256: sealed.PlaintextSHA256,

@@ -29,7 +29,8 @@ type RecordView struct {
 	Checksum            string        `json:"checksum"`
 	Gaps                []string      `json:"gaps"`
 	// Class wraps the DEK in the hot store, or did; ClassState is "destroyed"
-	// once no copy of the hot row can be opened any more.
+	// once no copy of the hot row can be opened any more: with it every class that had
+	// wrapped the DEK before.
 	Class      string        `json:"class"`
 	ClassState ClassState    `json:"class_state"`
 	Why        Why           `json:"why"`
@@ -40,7 +41,7 @@ type RecordView struct {
 
 // Why says which rule put the record where it is.
 type Why struct {
-	// Policy is the one that it was taken in under, PolicyRule the policy's rule for
+	// Policy is the one that it was scheduled by, when it was taken in or later, PolicyRule the policy's rule for
 	// it; empty if there is none, or only its labels say which.
 	Policy     string `json:"policy"`
 	PolicyHash string `json:"policy_hash"`
@@ -138,23 +139,50 @@ func (e *Engine) View(ctx context.Context, id string) (RecordView, error) {
 	if err != nil {
 		return v, err
 	}
-	classes, err := e.Store.Classes(ctx, false)
-	for _, c := range classes {
-		if c.ID == r.Class {
-			v.ClassState = c.State
-		}
-	}
+	v.ClassState, err = e.classStateOf(ctx, &r)
 	return v, err
 }
 
-// why evaluates once more the policy that a record was taken in under.
+// classStateOf is the state of the class that a record's hot copy is in, or was last; but
+// one that it was moved from by a shorter schedule lives on, and with it what backups have.
+func (e *Engine) classStateOf(ctx context.Context, r *Row) (ClassState, error) {
+	leaves, err := e.Store.RecordLeaves(ctx, r.Seq)
+	if err != nil {
+		return "", err
+	}
+	moves, err := e.reschedulingsOf(ctx, r.Seq, leaves)
+	if err != nil {
+		return "", err
+	}
+	classes, err := e.Store.Classes(ctx, false)
+	if err != nil {
+		return "", err
+	}
+	states := map[string]ClassState{}
+	for _, c := range classes {
+		states[c.ID] = c.State
+	}
+	state := states[r.Class]
+	for _, m := range moves {
+		if from := states[m.From.Class]; state == Destroyed {
+			state = from
+		}
+	}
+	return state, nil
+}
+
+// why evaluates once more the policy that a record was scheduled by.
 func (e *Engine) why(ctx context.Context, r *Row) (Why, error) {
 	p, err := e.policyOf(ctx, r)
 	if err != nil {
 		return Why{}, err
 	}
-	w := Why{Policy: p.Name(), PolicyHash: p.Hash(), Arithmetic: "its labels said so when it was taken in: " + cte.FormatTime(r.DueAt)}
-	if s := p.Schedule(r.facts()); !s.Unknown && s.Due.Equal(r.DueAt) {
+	d, err := e.decided(ctx)
+	if _, refused := IsRefused(err); err != nil && !refused {
+		return Why{}, err
+	}
+	w := Why{Policy: p.Name(), PolicyHash: p.Hash(), Arithmetic: "its labels, or a trigger, said so when it was scheduled: " + cte.FormatTime(r.DueAt)}
+	if s := p.Schedule(factsOf(r, p, d.triggers)); !s.Unknown && s.Due.Equal(r.DueAt) {
 		w.PolicyRule, w.Arithmetic = s.Rule, s.Arithmetic()
 	}
 	return w, nil

@@ -49,11 +49,11 @@ const undecided = "?"
 // would say of them. It changes nothing. Records are compared by their rows: a rule that
 // goes by labels leaves them undecided.
 func (e *Engine) SimulatePolicy(ctx context.Context, p *policy.Policy, asOf time.Time) (Simulation, error) {
-	current, err := e.InForce(ctx)
+	d, err := e.decided(ctx)
 	if err != nil {
 		return Simulation{}, err
 	}
-	s, err := e.simulate(ctx, p, current, asOf)
+	s, err := e.simulate(ctx, p, &d, asOf)
 	if err != nil {
 		return s, err
 	}
@@ -61,8 +61,8 @@ func (e *Engine) SimulatePolicy(ctx context.Context, p *policy.Policy, asOf time
 		"of": "policy", "as_of": s.AsOf, "policy_hash": s.Hash, "records": s.Records, "result_sha256": hashOf(s)}))
 }
 
-func (e *Engine) simulate(ctx context.Context, p, current *policy.Policy, asOf time.Time) (Simulation, error) {
-	s := Simulation{Hash: p.Hash(), Current: current.Hash(), AsOf: cte.FormatTime(asOf), Moves: []Moves{}}
+func (e *Engine) simulate(ctx context.Context, p *policy.Policy, d *decision, asOf time.Time) (Simulation, error) {
+	s := Simulation{Hash: p.Hash(), Current: d.policy.Hash(), AsOf: cte.FormatTime(asOf), Moves: []Moves{}}
 	type key struct{ rule, month, action string }
 	moves := map[key]*Moves{}
 	at := func(rule, action string, t time.Time) *Moves {
@@ -88,7 +88,7 @@ func (e *Engine) simulate(ctx context.Context, p, current *policy.Policy, asOf t
 			return s, err
 		}
 		s.Records++
-		to := p.Schedule(r.facts())
+		to := p.Schedule(factsOf(&r, p, d.triggers))
 		proposed := ArchivePeriod(to.Purge).Ends()
 		if now := e.Now(); !proposed.After(now) {
 			// It would have come into a class that is not over, see archivePeriodFrom.

@@ -48,6 +48,35 @@ type Sealed struct {
 	// Inputs are the lots that the record's lot was made from. Merge stores them
 	// as lineage; only LeafRows gives them back here.
 	Inputs []cte.Lot
+	// Moved is what a leaf ActionRescheduled did to the record; LeafRows of such a leaf
+	// fills it in.
+	Moved *Rescheduling
+}
+
+// Timing is what follows from a record's schedule.
+type Timing struct {
+	DueAt               time.Time
+	Class, ArchiveClass string
+}
+
+// Rescheduling gives an active record another schedule.
+type Rescheduling struct {
+	Seq      int64
+	RecordID string
+	Checksum [32]byte
+	From, To Timing
+	// Wrapped is the DEK under To.Class; nil if the class stays.
+	Wrapped []byte
+}
+
+// Following is which decision the schedules of the records follow.
+type Following struct {
+	// Leaf is the newest leaf that had decided: 0 if that was none, and the policy was
+	// the one that the database was made with.
+	Leaf int64
+	// Seq: the active records up to it follow. Done: all do.
+	Seq  int64
+	Done bool
 }
 
 // DEK is a wrapped DEK and the class it is wrapped under.
@@ -260,6 +289,7 @@ type Info struct {
 	// TrustedTime is the newest leaf's time that came at most seven days after
 	// the one before, or was accepted by a person.
 	TrustedTime time.Time
+	Following   Following
 	NewestLeaf  Leaf
 }
 
@@ -511,6 +541,22 @@ type SweepStore interface {
 	// It returns how many it moved, and writes no leaf for none.
 	Reseal(ctx context.Context, l Lease, from, to string, deks map[int64][]byte, leaf Leaf) (int, error)
 
+	// ActivePage pages through the active records by seq, with their ciphertext; a page
+	// ends early as DuePage's does.
+	ActivePage(ctx context.Context, afterSeq int64, limit int, maxBytes int64) ([]Sealed, error)
+	// CountActive counts the active records whose DEK a class wraps.
+	CountActive(ctx context.Context, class string) (int, error)
+	// Reschedule gives active records other due dates and classes, and says which decision
+	// they follow: all of it or nothing. Without a move it writes no leaf. ErrMoved if a
+	// class that a record goes to is not open, or a record is not as From says.
+	Reschedule(ctx context.Context, l Lease, moves []Rescheduling, f Following, leaf Leaf) error
+	// MoveSegment moves a live segment with its archived members to the archive class in
+	// g, which is over later than the segment's and open, with the wrapped identity, the
+	// retention and the copies in g. It returns how many records it moved; a segment that
+	// is in the class is left as it is. ErrMoved if that cannot be, or a vault that is not
+	// retiring has a copy that is not in g.
+	MoveSegment(ctx context.Context, l Lease, g Segment, leaf Leaf) (int, error)
+
 	// Condemn moves those of the classes that are open, over at now, and have
 	// neither a DEK nor an active member to condemned; the leaf is their
 	// intent leaf. It returns the ids it moved, and writes no leaf for none. An archive
@@ -574,7 +620,7 @@ type VaultStore interface {
 	AddVault(ctx context.Context, name string, leaf Leaf) error
 	// AddCopy records that a live segment has a verified copy in a vault that is
 	// known. A copy that is recorded already is left as it is. ErrMoved if the
-	// segment is not live, or the vault is retiring.
+	// segment is not live or locked for longer by now, or the vault is retiring.
 	AddCopy(ctx context.Context, segment string, c Copy, leaf Leaf) error
 	// ActivateVault moves joining -> active. ErrMoved if it is not joining, or
 	// lacks a live segment.
@@ -608,9 +654,9 @@ type LogStore interface {
 	// index and do not wait for one, and of up to limit that have one, or wait for it,
 	// and are gone. It reads all of them.
 	StrayLeaves(ctx context.Context, limit int) (unindexed, gone []int64, err error)
-	// LeafRows yields the records that came with a leaf, or that a leaf whose subject
-	// is their segment tells were archived, by seq, with their inputs in order, but
-	// without ciphertext.
+	// LeafRows yields the records that came with a leaf, that it rescheduled, or that a
+	// leaf whose subject is their segment tells were archived, by seq, with their inputs in
+	// order, but without ciphertext. DueAt is as the leaf left it.
 	LeafRows(ctx context.Context, leafID int64) iter.Seq2[Sealed, error]
 	// Published records that a vault has confirmed everything up to a checkpoint
 	// of the size; it never goes back.
@@ -662,7 +708,7 @@ type ReadStore interface {
 	Run(ctx context.Context, id string) (Run, error)
 	Leaves(ctx context.Context, q LeafQuery) ([]Leaf, error)
 	// RecordLeaves lists the leaves of one record's own steps: ingest,
-	// reseals, archiving.
+	// reseals, reschedulings, archiving.
 	RecordLeaves(ctx context.Context, seq int64) ([]Leaf, error)
 	// Counts counts records by stored state.
 	Counts(ctx context.Context) (map[State]int64, error)

@@ -32,10 +32,25 @@ type SweepResult struct {
 	Due  int `json:"due"`
 	Held int `json:"held"`
 	// LotActive counts those that stay by a rule with hold_while_lot_active.
-	LotActive       int `json:"lot_active"`
-	Resealed        int `json:"resealed"`
-	Archived        int `json:"archived"`
-	Failed          int `json:"failed"`
+	LotActive int `json:"lot_active"`
+	Resealed  int `json:"resealed"`
+	Archived  int `json:"archived"`
+	Failed    int `json:"failed"`
+	// Rescheduled counts records of the hot store that were given another due date or
+	// archive class by the policy and the triggers of now. SegmentsMoved counts segments
+	// that are kept for longer by them, SegmentsWaiting those of which not every lock could
+	// be lengthened: they stay as they are, and nothing in the archive is purged meanwhile.
+	// KeptLonger counts archived records that would go earlier by them; they stay until
+	// their locks end. Undecided counts records whose rule cannot be evaluated, or that
+	// cannot be opened for it: they stay as they are.
+	Rescheduled     int `json:"rescheduled"`
+	SegmentsMoved   int `json:"segments_moved"`
+	SegmentsWaiting int `json:"segments_waiting"`
+	KeptLonger      int `json:"kept_longer"`
+	Undecided       int `json:"undecided"`
+	// NeverDue counts records of the hot store that are never due: no rule matches them,
+	// or a trigger is not set.
+	NeverDue        int `json:"never_due"`
 	Segments        int `json:"segments"`
 	ShreddedClasses int `json:"shredded_classes"`
 	// Rearchived counts held records that were archived anew since their archive class
@@ -85,10 +100,11 @@ const maxKept = 1000
 func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error) {
 	start := e.Now()
 	res := SweepResult{DryRun: true, Steps: []StepResult{}}
-	inForce, err := e.InForce(ctx)
+	d, err := e.decided(ctx)
 	if err != nil {
 		return res, err
 	}
+	inForce := d.policy
 	res.Cutoff, _ = cutoff(inForce, now)
 	holds, err := e.holdSet(ctx, now)
 	if err != nil {
@@ -142,6 +158,13 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 		}
 		res.Segments += (inClass + e.segmentRecords(inForce) - 1) / e.segmentRecords(inForce)
 	}
+	if res.NeverDue, err = e.Store.CountActive(ctx, neverDue); err != nil {
+		return res, err
+	}
+	moved, err := e.planReschedule(ctx, &res, &d, holds, now)
+	if err != nil {
+		return res, err
+	}
 	pinned, err := e.pinned(ctx, now)
 	if err != nil {
 		return res, err
@@ -153,7 +176,7 @@ func (e *Engine) DryRun(ctx context.Context, now time.Time) (SweepResult, error)
 	}
 	archives, err := e.Store.DyingArchives(ctx, now)
 	if err == nil {
-		err = e.planPurge(ctx, &res, archives, holds)
+		err = e.planPurge(ctx, &res, archives, moved, holds)
 	}
 	if err != nil {
 		return res, err
@@ -190,8 +213,9 @@ func (e *Engine) pinned(ctx context.Context, now time.Time) (map[string]bool, er
 type sweep struct {
 	*Engine
 	lease    Lease
-	policy   *policy.Policy
-	now      time.Time // the run's one time: cutoff, class ends and retention follow from it
+	decision decision
+	policy   *policy.Policy // the decision's
+	now      time.Time      // the run's one time: cutoff, class ends and retention follow from it
 	deadline time.Time
 	vaults   []archive.Vault // those that count: what is archived is in all of them
 	keys     *keyring
@@ -207,6 +231,9 @@ type sweep struct {
 	errors int
 	// damaged are segments that were verified and no longer are.
 	damaged []string
+	// behind: there may be records that do not follow the decision yet, so what is
+	// archived stays, whatever its class says.
+	behind bool
 }
 
 // Sweep runs every stage once: preflight, recovery of what an earlier run left,
@@ -224,9 +251,10 @@ func (e *Engine) Sweep(ctx context.Context, opt SweepOptions) (res SweepResult, 
 	if err := e.Policy.Validate(); err != nil {
 		return s.res, err
 	}
-	if s.policy, err = e.InForce(ctx); err != nil {
+	if s.decision, err = e.decided(ctx); err != nil {
 		return s.res, err
 	}
+	s.policy = s.decision.policy
 	if err := e.carriedOut(s.policy); err != nil {
 		return s.res, err
 	}
@@ -314,12 +342,20 @@ func (e *Engine) segmentRecords(p *policy.Policy) int {
 // stage before did, so a run that was cut off anywhere is gone on with by
 // running them again.
 func (s *sweep) stages(ctx context.Context) error {
-	for _, stage := range []func(context.Context) error{s.endHolds, s.loadHolds, s.recover, s.archive, s.reseal, s.shred, s.drop, s.purge, s.legalHolds, s.deleteObjects} {
+	for _, stage := range []func(context.Context) error{s.endHolds, s.loadHolds, s.recover, s.reschedule, s.archive, s.reseal, s.shred, s.drop, s.purge, s.legalHolds, s.deleteObjects, s.countNeverDue} {
 		if err := stage(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// neverDue is the class of the records that are never due.
+var neverDue = HotPeriod(latest).ID(1)
+
+func (s *sweep) countNeverDue(ctx context.Context) (err error) {
+	s.res.NeverDue, err = s.Store.CountActive(ctx, neverDue)
+	return err
 }
 
 // loadHolds reads what is held now, for the plan, and lets the Store prepare what

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 
 	"github.com/go-playground/validator/v10"
@@ -280,7 +279,7 @@ func (s *source) rule(path string, r *Rule, p *Policy) (done rule, err error) {
 		*d.text = d.to.String()
 	}
 	trigger, isTrigger := strings.CutPrefix(r.Clock, Trigger)
-	if isTrigger && !slices.Contains(triggers, trigger) && !slices.Contains(p.file.Taxonomy.Triggers, trigger) {
+	if isTrigger && !p.KnowsTrigger(trigger) {
 		return done, s.at(path+"clock", TaxonomyMismatch, fmt.Sprintf("there is no trigger %q", trigger))
 	}
 	if !isTrigger && r.Clock != Event && r.Clock != CreatedOrObtained {

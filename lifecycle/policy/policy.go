@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lotkeeper/lotkeeper/cte"
@@ -87,8 +88,9 @@ type Schedule struct {
 	Due, Purge time.Time
 	// Kept says why the record is kept though a policy is in force; else empty.
 	Kept string
-	// Unknown: only the record's labels could say which rule it is.
-	Unknown bool
+	// Unknown: only the record's labels could say which rule it is. Failed: the rule that
+	// could be its own cannot be evaluated.
+	Unknown, Failed bool
 
 	start time.Time
 	hot   Period
@@ -134,6 +136,24 @@ func (p *Policy) Hash() string { return p.hash }
 
 // Rules are the rules with everything said that the file left out.
 func (p *Policy) Rules() []Rule { return append([]Rule(nil), p.file.Rules...) }
+
+// Jurisdictions are those that the policy knows: a record of another is kept.
+func (p *Policy) Jurisdictions() []string { return p.jurisdictions }
+
+// Triggers are the names of the triggers that rules have for a clock, each once.
+func (p *Policy) Triggers() (names []string) {
+	for _, r := range p.rules {
+		if name, ok := strings.CutPrefix(r.Clock, Trigger); ok && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// KnowsTrigger says whether a trigger of the name can be a clock.
+func (p *Policy) KnowsTrigger(name string) bool {
+	return slices.Contains(triggers, name) || slices.Contains(p.file.Taxonomy.Triggers, name)
+}
 
 // Canonical is the policy's canonical form: JSON, which Parse reads too.
 func (p *Policy) Canonical() []byte { return canonical(&p.file) }
@@ -318,7 +338,9 @@ func (p *Policy) Schedule(f Facts) Schedule {
 		switch {
 		case err != nil:
 			// A rule that does not answer must not let a shorter one have the record.
-			return kept("", fmt.Sprintf("rule %s cannot be decided: %v", r.Name, err))
+			s := kept("", fmt.Sprintf("rule %s cannot be decided: %v", r.Name, err))
+			s.Failed = true
+			return s
 		case unknown:
 			return Schedule{Due: Never, Purge: Never, Unknown: true, Kept: "only its labels say which rule is its"}
 		case matches:

@@ -253,8 +253,8 @@ func TestGuards(t *testing.T) {
 	refused(`INSERT INTO classes (class_id, kind, period_start, closes_at, month, generation, state) VALUES ('new', 'hot', '', '', 1, 1, 'destroyed')`)
 	refused(`INSERT INTO classes (class_id, kind, period_start, closes_at, month, generation) VALUES ('c-5', 'hot', '', '', 1, 1)`)
 
-	// Segments: nothing but the state, and the retention.
-	for _, column := range []string{"segment_no", "segment_id", "class_no", "run_id", "records", "object_key", "object_size", "object_sha256", "plaintext_sha256", "merkle_root", "manifest_key", "manifest_size", "manifest_sha256", "created_at"} {
+	// Segments: nothing but the state, and the retention; the class as below.
+	for _, column := range []string{"segment_no", "segment_id", "run_id", "records", "object_key", "object_size", "object_sha256", "plaintext_sha256", "merkle_root", "manifest_key", "manifest_size", "manifest_sha256", "created_at"} {
 		refused(fmt.Sprintf(`UPDATE segments SET %s = %[1]s WHERE segment_no = 2`, column))
 	}
 	accepted(`UPDATE segments SET retain_until = '2099-01-01T00:00:00.000000000Z' WHERE segment_no = 2`)
@@ -325,6 +325,35 @@ func TestGuards(t *testing.T) {
 	accepted(`UPDATE records SET archive_class_no = 1, content_class_no = 6 WHERE seq = 1`)
 	refused(`UPDATE records SET archive_class_no = 1 WHERE seq = 1`)
 	refused(`UPDATE records SET archive_class_no = 3, content_class_no = 6 WHERE seq = 1`)
+
+	// Rescheduled: while active, and with a trace. A segment: verified, with its members, to an
+	// archive class that is over later; its locks get longer.
+	due, trace := `UPDATE records SET due_at = '2021-01-01T00:00:00.000000000Z' WHERE seq = %d`, `INSERT INTO reschedules VALUES (%d, 1, `+someTime+`, '2021-01-01T00:00:00.000000000Z', 1, 1, 6, 6)`
+	refused(fmt.Sprintf(due, 1))
+	accepted(fmt.Sprintf(trace, 1), fmt.Sprintf(due, 1))
+	refused(fmt.Sprintf(trace, 4), fmt.Sprintf(due, 1))
+	refused(fmt.Sprintf(trace, 2), fmt.Sprintf(due, 2))
+	refused(fmt.Sprintf(trace, 1), `UPDATE records SET due_at = '2022-01-01T00:00:00.000000000Z' WHERE seq = 1`)
+	refused(fmt.Sprintf(trace, 1), fmt.Sprintf(trace, 1))
+	late := `INSERT INTO classes (class_no, class_id, kind, period_start, closes_at, month, generation) VALUES (%d, 'late-%[1]d', '%s', '2040-01-01T00:00:00.000000000Z', '%s-02-01T00:00:00.000000000Z', 204001, %[1]d)`
+	later, notArchive, earlier := fmt.Sprintf(late, 20, "archive", "2040"), fmt.Sprintf(late, 20, "hold", "2040"), fmt.Sprintf(late, 20, "archive", "2010")
+	moves := func(segment int) string {
+		return fmt.Sprintf(`UPDATE segments SET class_no = 20, wrapped_identity = 'x' WHERE segment_no = %d`, segment)
+	}
+	members := `UPDATE records SET archive_class_no = 20, content_class_no = 6 WHERE seq = 2`
+	accepted(later, moves(2), members)
+	refused(later, members)
+	refused(later, moves(1))
+	refused(later, moves(3))
+	refused(later, moves(4))
+	refused(notArchive, moves(2))
+	refused(earlier, moves(2))
+	refused(later, `UPDATE classes SET state = 'condemned' WHERE class_no = 20`, moves(2))
+	refused(ends, executes, later, moves(2))
+	refused(`UPDATE segments SET wrapped_identity = 'x' WHERE segment_no = 2`)
+	accepted(`UPDATE segment_copies SET retain_until = '2099-01-01T00:00:00.000000000Z' WHERE vault = 'has-one'`)
+	refused(`UPDATE segment_copies SET retain_until = retain_until WHERE vault = 'has-one'`)
+	refused(`UPDATE segment_copies SET retain_until = '2099-01-01T00:00:00.000000000Z', verified_at = 'x' WHERE vault = 'has-one'`)
 
 	refused(`DELETE FROM segment_copies`)
 	refused(`UPDATE segment_copies SET retain_until = '' WHERE vault = 'has-one'`)

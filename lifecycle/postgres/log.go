@@ -198,14 +198,20 @@ func (s *Store) LeafRows(ctx context.Context, leafID int64) iter.Seq2[lifecycle.
 					cond, args = ` WHERE r.seq >= $1 AND r.seq < $2 AND r.ingest_leaf = $3 ORDER BY r.seq`, []any{c.int(), c.int(), leafID}
 				}
 			}, `SELECT 0, first_seq, first_seq + records FROM lotkeeper.merges WHERE leaf_id = $1
-				UNION ALL SELECT g.segment_no, 0, 0 FROM lotkeeper.leaves l JOIN lotkeeper.segments g ON g.segment_id = l.subject WHERE l.leaf_id = $1`, leafID); err != nil || cond == "" {
+				UNION ALL SELECT g.segment_no, 0, 0 FROM lotkeeper.leaves l JOIN lotkeeper.segments g ON g.segment_id = l.subject WHERE l.leaf_id = $1`, leafID); err != nil {
 				return err
+			}
+			if cond == "" {
+				cond, args = ` WHERE r.seq = ANY(ARRAY(SELECT seq FROM lotkeeper.reschedules WHERE leaf_id = $1)) ORDER BY r.seq`, []any{leafID}
 			}
 			return stream(ctx, tx, func(page []stored) error {
 				if err := name(ctx, tx, page); err != nil {
 					return err
 				}
 				if err := addInputs(ctx, tx, page); err != nil {
+					return err
+				}
+				if err := addMoves(ctx, tx, leafID, page); err != nil {
 					return err
 				}
 				for i := range page {

@@ -131,8 +131,9 @@ func (s *Store) snapshot(ctx context.Context, fn func(pgx.Tx) error) error {
 
 func (s *Store) Info(ctx context.Context) (lifecycle.Info, error) {
 	i, err := one(ctx, s.pool, func(c *columns) lifecycle.Info {
-		return lifecycle.Info{CreatedAt: c.time(), Epoch: uint64(c.int()), TrustedTime: c.time(), NewestLeaf: scanLeaf(c)}
-	}, `SELECT m.created_at, m.epoch, m.trusted_time, l.* FROM lotkeeper.meta m,
+		return lifecycle.Info{CreatedAt: c.time(), Epoch: uint64(c.int()), TrustedTime: c.time(),
+			Following: lifecycle.Following{Leaf: c.int(), Seq: c.int(), Done: c.int() == 1}, NewestLeaf: scanLeaf(c)}
+	}, `SELECT m.created_at, m.epoch, m.trusted_time, m.following_leaf, m.following_seq, m.following_done, l.* FROM lotkeeper.meta m,
 		(`+selectLeaf+` ORDER BY l.leaf_id DESC LIMIT 1) l`)
 	if err != nil {
 		return i, fmt.Errorf("couldn't read the database's own row: %w", err)
@@ -480,7 +481,7 @@ func (s *Store) Leaves(ctx context.Context, q lifecycle.LeafQuery) ([]lifecycle.
 func (s *Store) RecordLeaves(ctx context.Context, seq int64) ([]lifecycle.Leaf, error) {
 	return s.leaves(ctx, `l.leaf_id IN (SELECT ingest_leaf FROM lotkeeper.records WHERE seq = $1 UNION SELECT archive_leaf FROM lotkeeper.records WHERE seq = $1
 		UNION SELECT purge_leaf FROM lotkeeper.records WHERE seq = $1 UNION SELECT leaf_id FROM lotkeeper.reseals WHERE seq = $1
-		UNION SELECT leaf_id FROM lotkeeper.rearchivals WHERE seq = $1) ORDER BY l.leaf_id`, seq)
+		UNION SELECT leaf_id FROM lotkeeper.reschedules WHERE seq = $1 UNION SELECT leaf_id FROM lotkeeper.rearchivals WHERE seq = $1) ORDER BY l.leaf_id`, seq)
 }
 
 func (s *Store) Counts(ctx context.Context) (map[lifecycle.State]int64, error) {

@@ -182,6 +182,19 @@ func (tx *txn) take(ctx context.Context, leafID int64, leaf lifecycle.Leaf, e li
 			}
 		}
 		return nil
+	case lifecycle.SegmentRescheduled:
+		type place struct{ no, class int64 }
+		at, err := one(ctx, tx, func(c *columns) place { return place{c.int(), c.int()} }, `SELECT g.segment_no, t.class_no
+			FROM lotkeeper.segments g JOIN lotkeeper.classes f ON f.class_no = g.class_no JOIN lotkeeper.classes t ON t.class_id = $1
+			WHERE g.segment_id = $2 AND t.closes_at > f.closes_at`, e.Segment.Class, e.Segment.ID)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil // it is there
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.takeMove(ctx, at.no, at.class, e.Segment)
+		return err
 	case lifecycle.CopyAdded:
 		return tx.takeCopy(ctx, e.Segment, e.Copy)
 	case lifecycle.RecordsArchived:

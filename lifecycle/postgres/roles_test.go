@@ -223,7 +223,7 @@ var operations = []operation{
 	{name: "LatestClasses", may: roles, do: func(ctx context.Context, s *postgres.Store, _ lifecycle.Lease, _ string) error {
 		return just(s.LatestClasses(ctx, []lifecycle.Period{dueHot}))
 	}},
-	{name: "OpenClasses hot", may: []string{ingest}, do: func(ctx context.Context, s *postgres.Store, _ lifecycle.Lease, _ string) error {
+	{name: "OpenClasses hot", may: []string{ingest, sweeper}, do: func(ctx context.Context, s *postgres.Store, _ lifecycle.Lease, _ string) error {
 		return s.OpenClasses(ctx, classes(1, lifecycle.HotPeriod(storetest.Start)), 2, told(lifecycle.ActionClassOpened))
 	}},
 	{name: "OpenClasses deferral", may: []string{ingest, sweeper}, do: func(ctx context.Context, s *postgres.Store, _ lifecycle.Lease, _ string) error {
@@ -317,6 +317,35 @@ var operations = []operation{
 		}
 		return some(s.Reseal(ctx, l, dueHot.ID(1), deferral.ID(1), map[int64][]byte{hot.Seq: []byte("dek")}, told(lifecycle.ActionResealed)))
 	}},
+	{name: "ActivePage", may: []string{sweeper, export}, do: func(ctx context.Context, s *postgres.Store, _ lifecycle.Lease, _ string) error {
+		return just(s.ActivePage(ctx, 0, 1, 1))
+	}},
+	{name: "CountActive", may: readers, do: func(ctx context.Context, s *postgres.Store, _ lifecycle.Lease, _ string) error {
+		return just(s.CountActive(ctx, dueHot.ID(1)))
+	}},
+	{name: "Reschedule", may: []string{sweeper}, first: sweeping, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {
+		hot, err := s.Row(ctx, "hot")
+		if err != nil {
+			return err
+		}
+		from := lifecycle.Timing{DueAt: hot.DueAt, Class: hot.Class, ArchiveClass: hot.ArchiveClass}
+		to := lifecycle.Timing{DueAt: storetest.Start, Class: deferral.ID(1), ArchiveClass: hot.ArchiveClass}
+		return s.Reschedule(ctx, l, []lifecycle.Rescheduling{{Seq: hot.Seq, RecordID: "hot", Checksum: hot.Checksum, From: from, To: to, Wrapped: []byte("dek")}},
+			lifecycle.Following{Leaf: 1}, told(lifecycle.ActionRescheduled))
+	}},
+	{name: "MoveSegment", may: []string{sweeper}, first: func(ctx context.Context, s *played) error {
+		return errors.Join(sweeping(ctx, s), s.OpenClasses(ctx, classes(1, lifecycle.ArchivePeriod(storetest.Start)), 2, told(lifecycle.ActionClassOpened)))
+	}, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {
+		g, err := s.Segment(ctx, "seg-old")
+		if err != nil {
+			return err
+		}
+		g.Class, g.WrappedIdentity, g.RetainUntil = lifecycle.ArchivePeriod(storetest.Start).ID(1), []byte("another"), storetest.Start.AddDate(1, 0, 0)
+		for i := range g.Copies {
+			g.Copies[i].RetainUntil = g.RetainUntil
+		}
+		return some(s.MoveSegment(ctx, l, g, told(lifecycle.ActionSegmentMoved)))
+	}},
 	{name: "Condemn", may: []string{sweeper}, first: sweeping, do: func(ctx context.Context, s *postgres.Store, l lifecycle.Lease, _ string) error {
 		ids, err := s.Condemn(ctx, l, storetest.Start, []string{dueHot.ID(2)}, told(lifecycle.ActionShredIntent))
 		return some(len(ids), err)
@@ -388,11 +417,11 @@ var operations = []operation{
 		return s.AddVault(ctx, "newer", told(lifecycle.ActionVaultAdded))
 	}},
 	{name: "AddCopy", may: []string{sweeper}, do: func(ctx context.Context, s *postgres.Store, _ lifecycle.Lease, _ string) error {
-		return s.AddCopy(ctx, "seg-old", lifecycle.Copy{Vault: "new", ObjectVersion: "n", VerifiedAt: storetest.Start}, told(lifecycle.ActionVaultCopied))
+		return s.AddCopy(ctx, "seg-old", lifecycle.Copy{Vault: "new", ObjectVersion: "n", RetainUntil: storetest.Start, VerifiedAt: storetest.Start}, told(lifecycle.ActionVaultCopied))
 	}},
 	{name: "ActivateVault", may: []string{sweeper}, first: func(ctx context.Context, s *played) error {
-		return errors.Join(s.AddCopy(ctx, "seg-old", lifecycle.Copy{Vault: "new", ObjectVersion: "n", VerifiedAt: storetest.Start}, told(lifecycle.ActionVaultCopied)),
-			s.AddCopy(ctx, "seg-new", lifecycle.Copy{Vault: "new", ObjectVersion: "n", VerifiedAt: storetest.Start}, told(lifecycle.ActionVaultCopied)))
+		return errors.Join(s.AddCopy(ctx, "seg-old", lifecycle.Copy{Vault: "new", ObjectVersion: "n", RetainUntil: storetest.Start, VerifiedAt: storetest.Start}, told(lifecycle.ActionVaultCopied)),
+			s.AddCopy(ctx, "seg-new", lifecycle.Copy{Vault: "new", ObjectVersion: "n", RetainUntil: storetest.Start, VerifiedAt: storetest.Start}, told(lifecycle.ActionVaultCopied)))
 	}, do: func(ctx context.Context, s *postgres.Store, _ lifecycle.Lease, _ string) error {
 		return s.ActivateVault(ctx, "new", told(lifecycle.ActionVaultActive))
 	}},
@@ -770,13 +799,13 @@ func TestRolesAreMade(t *testing.T) {
 
 // tells is who may write a leaf of which action.
 var tells = map[string][]string{
-	lifecycle.ActionInit: {admin}, lifecycle.ActionClockAccepted: {admin}, lifecycle.ActionKeyringMended: {admin}, lifecycle.ActionVaultAdded: {admin}, lifecycle.ActionVaultRetiring: {admin}, lifecycle.ActionPolicyApplied: {admin}, lifecycle.ActionPolicyProposed: {admin}, lifecycle.ActionPolicyRefused: {admin},
+	lifecycle.ActionInit: {admin}, lifecycle.ActionClockAccepted: {admin}, lifecycle.ActionKeyringMended: {admin}, lifecycle.ActionVaultAdded: {admin}, lifecycle.ActionVaultRetiring: {admin}, lifecycle.ActionPolicyApplied: {admin}, lifecycle.ActionPolicyProposed: {admin}, lifecycle.ActionPolicyRefused: {admin}, lifecycle.ActionTriggerSet: {admin}, lifecycle.ActionTriggerUnset: {admin},
 	lifecycle.ActionRunStarted: {ingest, sweeper}, lifecycle.ActionRunFinished: {ingest, sweeper}, lifecycle.ActionRunInterrupted: {ingest, sweeper}, lifecycle.ActionClassOpened: {ingest, sweeper},
 	lifecycle.ActionIngested: {ingest}, lifecycle.ActionHoldPlaced: {ingest, recall}, lifecycle.ActionHoldExtended: {recall}, lifecycle.ActionHoldReleased: {recall}, lifecycle.ActionHoldEnded: {sweeper},
 	lifecycle.ActionLegalHoldSet: {sweeper, recall}, lifecycle.ActionLegalHoldOff: {sweeper, recall}, lifecycle.ActionLegalHoldGone: {sweeper, recall},
 	lifecycle.ActionStaged: {sweeper}, lifecycle.ActionVerified: {sweeper}, lifecycle.ActionAbandoned: {sweeper}, lifecycle.ActionArchived: {sweeper}, lifecycle.ActionSettled: {sweeper},
 	lifecycle.ActionResealed: {sweeper}, lifecycle.ActionShredExecuting: {sweeper}, lifecycle.ActionShredded: {sweeper}, lifecycle.ActionDropped: {sweeper}, lifecycle.ActionReceipt: {auditor},
-	lifecycle.ActionClassMoved: {sweeper}, lifecycle.ActionRearchived: {sweeper}, lifecycle.ActionStep: {sweeper}, lifecycle.ActionPurged: {sweeper}, lifecycle.ActionObjectsDeleted: {sweeper},
+	lifecycle.ActionRescheduled: {sweeper}, lifecycle.ActionSegmentMoved: {sweeper}, lifecycle.ActionClassMoved: {sweeper}, lifecycle.ActionRearchived: {sweeper}, lifecycle.ActionStep: {sweeper}, lifecycle.ActionPurged: {sweeper}, lifecycle.ActionObjectsDeleted: {sweeper},
 	lifecycle.ActionShredIntent: {sweeper}, lifecycle.ActionVaultCopied: {sweeper}, lifecycle.ActionVaultActive: {sweeper},
 	lifecycle.ActionIdentityShown: {export}, lifecycle.ActionExportBegun: {export}, lifecycle.ActionExported: {export}, lifecycle.ActionUnmasked: {export}, lifecycle.ActionExportLimit: {export},
 	lifecycle.ActionRecovered: {}, // the owner alone

@@ -491,10 +491,12 @@ func (s *Store) Destroyed(ctx context.Context, l lifecycle.Lease, classes []stri
 // then are dropped.
 func (s *Store) DropCiphertext(ctx context.Context, l lifecycle.Lease, limit int, leaf lifecycle.Leaf) (int, error) {
 	// The first month that has anything to drop. A month that is not whole is
-	// begun below, row by row, and not looked at as a whole again.
+	// begun below, row by row, and not looked at as a whole again; so is one with
+	// records whose payloads are in another's partition.
 	n, err := s.dropMonths(ctx, l, leaf, `SELECT month FROM lotkeeper.classes WHERE kind = 'hot' AND month =
 			(SELECT min(month) FROM lotkeeper.classes WHERE kind = 'hot' AND state = 'destroyed' AND NOT dropped)
-		GROUP BY month HAVING bool_and(state = 'destroyed' AND NOT dropped AND dropped_to = 0)`)
+		GROUP BY month HAVING bool_and(state = 'destroyed' AND NOT dropped AND dropped_to = 0
+			AND NOT EXISTS (SELECT FROM lotkeeper.reschedules m WHERE m.class_to = class_no AND m.class_to <> m.class_from))`)
 	if err == nil && n == 0 {
 		n, err = s.dropPayloads(ctx, l, limit, leaf)
 	}
@@ -597,7 +599,11 @@ func (s *Store) dropMonths(ctx context.Context, l lifecycle.Lease, leaf lifecycl
 }
 
 func (s *Store) Append(ctx context.Context, leaf lifecycle.Leaf) error {
-	return s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
+	mode := shared
+	if leaf.Decides() {
+		mode = exclusive
+	}
+	return s.write(ctx, mode, func(ctx context.Context, tx *txn) error {
 		_, err := tx.appendLeaf(ctx, leaf)
 		return err
 	})

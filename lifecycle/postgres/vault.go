@@ -50,7 +50,7 @@ func (s *Store) AddVault(ctx context.Context, name string, leaf lifecycle.Leaf) 
 func (s *Store) AddCopy(ctx context.Context, segment string, c lifecycle.Copy, leaf lifecycle.Leaf) error {
 	err := s.write(ctx, shared, func(ctx context.Context, tx *txn) error {
 		no, err := one(ctx, tx, (*columns).int, `SELECT g.segment_no FROM lotkeeper.segments g, lotkeeper.vaults v
-			WHERE g.segment_id = $1 AND `+live+` AND v.name = $2 AND v.state <> 'retiring'`, segment, c.Vault)
+			WHERE g.segment_id = $1 AND `+live+` AND v.name = $2 AND v.state <> 'retiring' AND g.retain_until <= $3`, segment, c.Vault, stamp(c.RetainUntil))
 		if errors.Is(err, pgx.ErrNoRows) {
 			err = lifecycle.ErrMoved
 		}

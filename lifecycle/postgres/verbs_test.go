@@ -9,12 +9,12 @@ import (
 // changes are the columns that an update may change: on the way of an ingest, a hold
 // or a sweep. All others, and all other verbs, are refused for everybody.
 var changes = map[string][]string{
-	"meta": {"epoch", "trusted_time"}, "runs": {"finished_at", "status", "result"}, "leases": {"fence", "expires_at"},
+	"meta": {"epoch", "trusted_time", "following_leaf", "following_seq", "following_done"}, "runs": {"finished_at", "status", "result"}, "leases": {"fence", "expires_at"},
 	"classes":  {"state", "intent_leaf", "destroyed_at", "epoch", "dropped_to", "dropped"},
-	"segments": {"state", "wrapped_identity", "retain_until"}, "vaults": {"state", "since"},
-	"records": {"archive_leaf", "class_no", "archive_class_no", "segment_no", "state", "due_at", "purge_leaf", "content_class_no"}, "deks": {"class_no", "wrapped"},
+	"segments": {"state", "retain_until"}, "vaults": {"state", "since"},
+	"records": {"archive_leaf", "class_no", "archive_class_no", "segment_no", "state", "purge_leaf", "content_class_no"}, "deks": {"class_no", "wrapped"},
 	"holds": {"released_at"}, "hold_traces": {"traced_to", "expanded_to", "lots"}, "legal_holds": {"state"}, "log_published": {"size"}, "aggregates": {"records"},
-	"leaves": nil, "segment_copies": nil, "payloads": nil, "reseals": nil, "rearchivals": nil, "hold_scopes": nil, "lineage": nil, "merges": nil, "hold_lots": nil,
+	"leaves": nil, "segment_copies": {"retain_until"}, "payloads": nil, "reseals": nil, "reschedules": nil, "rearchivals": nil, "hold_scopes": nil, "lineage": nil, "merges": nil, "hold_lots": nil,
 	"log_pending": nil, "log_entries": nil, "log_hashes": nil,
 	// In these there is never anything.
 	"never": nil, "recovering": nil,
@@ -33,6 +33,7 @@ func TestEveryVerb(t *testing.T) {
 	}
 	for _, fill := range [][2]string{
 		{"runs", `INSERT INTO runs (run_id, kind, actor, started_at, status) VALUES ('run', 'sweep', 'a', ` + someTime + `, 'running')`},
+		{"reschedules", `INSERT INTO reschedules VALUES (1, 1, '', '', 1, 1, 1, 1)`},
 		{"rearchivals", `INSERT INTO rearchivals VALUES (3, 1, 2)`},
 		{"aggregates", `INSERT INTO aggregates VALUES ('2022-09', 'P', 'shipping', 2)`},
 		{"merges", `INSERT INTO merges VALUES (1, 1, 6)`},

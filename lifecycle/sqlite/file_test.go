@@ -244,7 +244,7 @@ func TestStoredTimes(t *testing.T) {
 	}
 	s := create(t)
 	fillTables(t, s)
-	exec(t, s, `DROP TRIGGER records_immutable`, `UPDATE records SET event_at = '' WHERE seq = 1`, `UPDATE records SET due_at = '1999' WHERE seq = 2`, `UPDATE records SET checksum = zeroblob(31) WHERE seq = 3`)
+	exec(t, s, `DROP TRIGGER records_immutable`, `DROP TRIGGER records_rescheduled`, `UPDATE records SET event_at = '' WHERE seq = 1`, `UPDATE records SET due_at = '1999' WHERE seq = 2`, `UPDATE records SET checksum = zeroblob(31) WHERE seq = 3`)
 	for i := 1; i <= 3; i++ {
 		if r, err := s.Row(t.Context(), fmt.Sprint("record-", i)); err == nil || errors.Is(err, lifecycle.ErrNotFound) {
 			t.Errorf("%+v, %v", r, err)

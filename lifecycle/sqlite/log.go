@@ -226,8 +226,13 @@ func (s *Store) leafRows(ctx context.Context, leafID int64, yield func(lifecycle
 		err = tx.QueryRowContext(ctx, `SELECT first_seq, first_seq + records FROM merges WHERE leaf_id = ?`, leafID).Scan(&args[0], &args[1])
 	}
 	if err == sql.ErrNoRows {
-		return nil
+		cond, order, args = `r.seq IN (SELECT seq FROM reschedules WHERE leaf_id = ?)`, `r.seq`, []any{leafID}
+		err = nil
 	}
+	if err != nil {
+		return err
+	}
+	moved, dues, err := rescheduled(ctx, tx, leafID, cond, args)
 	if err != nil {
 		return err
 	}
@@ -247,7 +252,13 @@ func (s *Store) leafRows(ctx context.Context, leafID int64, yield func(lifecycle
 	}
 	each(ctx, tx, yield, func(rows *sql.Rows) (r lifecycle.Sealed, err error) {
 		r.Row, err = scanRow(rows)
-		r.Inputs = inputs[r.Seq]
+		r.Inputs, r.Moved = inputs[r.Seq], moved[r.Seq]
+		if due, ok := dues[r.Seq]; ok {
+			r.DueAt = due
+		}
+		if r.Moved != nil {
+			r.Moved.RecordID, r.Moved.Checksum = r.RecordID, r.Checksum
+		}
 		return r, err
 	}, `SELECT `+rowColumns+` FROM `+rowTables+` WHERE `+cond+` ORDER BY `+order, args...)
 	return nil

@@ -45,7 +45,8 @@ func scanSealed(row interface{ Scan(...any) error }) (lifecycle.Sealed, error) {
 
 func (s *Store) Info(ctx context.Context) (lifecycle.Info, error) {
 	var i lifecycle.Info
-	if err := s.r.QueryRowContext(ctx, `SELECT created_at, epoch, trusted_time FROM meta`).Scan(at(&i.CreatedAt), &i.Epoch, at(&i.TrustedTime)); err != nil {
+	if err := s.r.QueryRowContext(ctx, `SELECT created_at, epoch, trusted_time, following_leaf, following_seq, following_done FROM meta`).
+		Scan(at(&i.CreatedAt), &i.Epoch, at(&i.TrustedTime), &i.Following.Leaf, &i.Following.Seq, &i.Following.Done); err != nil {
 		return i, fmt.Errorf("couldn't read the database's own row: %w", err)
 	}
 	l, err := scanLeaf(s.r.QueryRowContext(ctx, `SELECT `+leafColumns+` FROM `+leafTables+` ORDER BY l.leaf_id DESC LIMIT 1`))
@@ -353,7 +354,7 @@ func (s *Store) Leaves(ctx context.Context, q lifecycle.LeafQuery) ([]lifecycle.
 func (s *Store) RecordLeaves(ctx context.Context, seq int64) ([]lifecycle.Leaf, error) {
 	return s.leaves(ctx, `l.leaf_id IN (SELECT ingest_leaf FROM records WHERE seq = ?1 UNION SELECT archive_leaf FROM records WHERE seq = ?1
 		UNION SELECT purge_leaf FROM records WHERE seq = ?1 UNION SELECT leaf_id FROM reseals WHERE seq = ?1
-		UNION SELECT leaf_id FROM rearchivals WHERE seq = ?1) ORDER BY l.leaf_id`, seq)
+		UNION SELECT leaf_id FROM reschedules WHERE seq = ?1 UNION SELECT leaf_id FROM rearchivals WHERE seq = ?1) ORDER BY l.leaf_id`, seq)
 }
 
 func (s *Store) Counts(ctx context.Context) (map[lifecycle.State]int64, error) {

@@ -160,6 +160,17 @@ func take(ctx context.Context, tx *sql.Tx, leafID int64, leaf lifecycle.Leaf, e 
 			}
 		}
 		return nil
+	case lifecycle.SegmentRescheduled:
+		var no, class int64
+		err := tx.QueryRowContext(ctx, `SELECT g.segment_no, t.class_no FROM segments g JOIN classes f ON f.class_no = g.class_no JOIN classes t ON t.class_id = ?
+			WHERE g.segment_id = ? AND t.closes_at > f.closes_at`, e.Segment.Class, e.Segment.ID).Scan(&no, &class)
+		if err == sql.ErrNoRows {
+			return nil // it is there
+		}
+		if err != nil {
+			return err
+		}
+		return takeMove(ctx, tx, no, class, e.Segment)
 	case lifecycle.CopyAdded:
 		return takeCopy(ctx, tx, e.Segment, e.Copy)
 	case lifecycle.RecordsArchived:

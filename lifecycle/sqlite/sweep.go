@@ -120,13 +120,23 @@ func (s *Store) DuePage(ctx context.Context, archiveClass string, now time.Time,
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read due records of %s: %w", archiveClass, err)
 	}
+	out, err := within(rows, maxBytes)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read due records of %s: %w", archiveClass, err)
+	}
+	return out, nil
+}
+
+// within reads sealed records until there are so many bytes of payload: at least one,
+// and the one that passes the bound.
+func within(rows *sql.Rows, maxBytes int64) ([]lifecycle.Sealed, error) {
 	defer rows.Close()
 	var out []lifecycle.Sealed
 	bytes := int64(0)
 	for (len(out) == 0 || bytes < maxBytes) && rows.Next() {
 		r, err := scanSealed(rows)
 		if err != nil {
-			return nil, fmt.Errorf("couldn't read due records of %s: %w", archiveClass, err)
+			return nil, err
 		}
 		bytes += int64(len(r.Payload))
 		out = append(out, r)

@@ -59,7 +59,7 @@ func (s *Store) AddCopy(ctx context.Context, segment string, c lifecycle.Copy, l
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		var no int64
 		err := tx.QueryRowContext(ctx, `SELECT g.segment_no FROM segments g, vaults v
-			WHERE g.segment_id = ? AND `+live+` AND v.name = ? AND v.state <> 'retiring'`, segment, c.Vault).Scan(&no)
+			WHERE g.segment_id = ? AND `+live+` AND v.name = ? AND v.state <> 'retiring' AND g.retain_until <= ?`, segment, c.Vault, stamp(c.RetainUntil)).Scan(&no)
 		if errors.Is(err, sql.ErrNoRows) {
 			err = lifecycle.ErrMoved
 		}

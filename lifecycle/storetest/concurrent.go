@@ -102,6 +102,14 @@ func cancelled(k *kit) {
 		"Reseal": func(s lifecycle.Store) error {
 			return none(s.Reseal(done, k.lease, a.Class, "deferral-2026-11-1", map[int64][]byte{1: nil}, l))
 		},
+		"ActivePage":  func(s lifecycle.Store) error { return none(s.ActivePage(done, 0, 5, 1<<20)) },
+		"CountActive": func(s lifecycle.Store) error { return none(s.CountActive(done, a.Class)) },
+		"Reschedule": func(s lifecycle.Store) error {
+			return s.Reschedule(done, k.lease, nil, lifecycle.Following{Leaf: 1}, l)
+		},
+		"MoveSegment": func(s lifecycle.Store) error {
+			return none(s.MoveSegment(done, k.lease, lifecycle.Segment{ID: "seg-1", Class: a.ArchiveClass}, l))
+		},
 		"Condemn": func(s lifecycle.Store) error {
 			return none(s.Condemn(done, k.lease, Start, []string{"hot-2024-01-01-1"}, l))
 		},

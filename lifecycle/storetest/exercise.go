@@ -59,6 +59,8 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"DyingClasses", dyingClasses},
 		{"ClassDEKs", classDEKs},
 		{"Reseal", reseal},
+		{"Reschedule", reschedule},
+		{"MoveSegment", moveSegment},
 		{"Condemn", condemn},
 		{"Execute", execute},
 		{"Pins", pins},
@@ -104,6 +106,7 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"Rebase", rebase},
 		{"Replay", replay},
 		{"ReplayArchived", replayArchived},
+		{"ReplayMoved", replayMoved},
 
 		{"TrustedTime", trustedTime},
 		{"AcceptClock", acceptClock},

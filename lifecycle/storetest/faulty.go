@@ -207,6 +207,22 @@ func (f *Faulty) Reseal(ctx context.Context, l lifecycle.Lease, from, to string,
 	return get(f, "Reseal", func() (int, error) { return f.Store.Reseal(ctx, l, from, to, deks, leaf) })
 }
 
+func (f *Faulty) ActivePage(ctx context.Context, afterSeq int64, limit int, maxBytes int64) ([]lifecycle.Sealed, error) {
+	return get(f, "ActivePage", func() ([]lifecycle.Sealed, error) { return f.Store.ActivePage(ctx, afterSeq, limit, maxBytes) })
+}
+
+func (f *Faulty) CountActive(ctx context.Context, class string) (int, error) {
+	return get(f, "CountActive", func() (int, error) { return f.Store.CountActive(ctx, class) })
+}
+
+func (f *Faulty) Reschedule(ctx context.Context, l lifecycle.Lease, moves []lifecycle.Rescheduling, to lifecycle.Following, leaf lifecycle.Leaf) error {
+	return f.do("Reschedule", func() error { return f.Store.Reschedule(ctx, l, moves, to, leaf) })
+}
+
+func (f *Faulty) MoveSegment(ctx context.Context, l lifecycle.Lease, g lifecycle.Segment, leaf lifecycle.Leaf) (int, error) {
+	return get(f, "MoveSegment", func() (int, error) { return f.Store.MoveSegment(ctx, l, g, leaf) })
+}
+
 func (f *Faulty) Condemn(ctx context.Context, l lifecycle.Lease, now time.Time, classes []string, leaf lifecycle.Leaf) ([]string, error) {
 	return get(f, "Condemn", func() ([]string, error) { return f.Store.Condemn(ctx, l, now, classes, leaf) })
 }
