@@ -53,6 +53,8 @@ var permitted = []struct {
 	{"receipt show", "receipt show hot-2024-09-13-1", readingRoles},
 	{"receipt issue", "receipt issue hot-2024-09-13-1", []string{"auditor"}},
 	{"policy apply", "policy apply policy.yaml", []string{"admin"}},
+	{"trigger set", "trigger set fiscal_year_end 2026-12-31 --reason test", []string{"admin"}},
+	{"trigger list", "trigger list", databaseRoles},
 	{"policy show", "policy show", databaseRoles},
 	{"policy history", "policy history", databaseRoles},
 	{"policy simulate", "policy simulate policy.yaml", readingRoles},

@@ -61,6 +61,7 @@ func TestDocumented(t *testing.T) {
 		"policy show":                         {policyShown{}},
 		"policy history":                      {lifecycle.PolicyVersion{}},
 		"policy simulate":                     {lifecycle.Simulation{}},
+		"trigger set, trigger list":           {lifecycle.Trigger{}},
 		"doctor":                              {lifecycle.Check{}},
 		"config show":                         {setting{}},
 		"version":                             {versionResult{}},

@@ -116,9 +116,11 @@ func newPolicyApply(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply FILE | https://ADDRESS [--token-file FILE]",
 		Short: "Put a policy in force",
-		Long: `Put a policy in force for the records that are taken in from now on. Those that
-are there keep the days that they came in with: "policy simulate" shows both.
-The same policy again changes nothing; an older file puts that back in force.
+		Long: `Put a policy in force: now for the records that are taken in, and with the next
+sweep for those that are there. "policy simulate" shows before what that does.
+What is archived is kept for longer if the policy says so, and never shortened:
+locked objects, and backups, keep the longer life. The same policy again changes
+nothing; an older file puts that back in force.
 
 From an address it is fetched over TLS, and all of it is checked before anything
 changes. When that fails the policy that was in force stays, and the audit trail
@@ -177,13 +179,23 @@ func (a *app) applyPolicy(ctx context.Context, e *lifecycle.Engine, p *policy.Po
 	case !res.Applied:
 		a.note("policy %s is in force already; nothing was changed", p.Name())
 	default:
-		a.noteApplied()
+		a.noteApplied(res)
 	}
 	return nil
 }
 
-func (a *app) noteApplied() {
-	a.note("it is for the records that are taken in from now on; those that are there keep the days that they came in with")
+func (a *app) noteApplied(res lifecycle.PolicyChange) {
+	a.note("the records that are there follow with the next sweep: lotkeeper sweep --dry-run")
+	if res.Shorter+res.Undecided > 0 {
+		a.note("%s a shorter life, and %d may: what of them is archived already stays as long as it is locked, and backups that have them keep them for as long as they were to live", gets(res.Shorter), res.Undecided)
+	}
+}
+
+func gets(records int64) string {
+	if records == 1 {
+		return "1 record gets"
+	}
+	return fmt.Sprintf("%d records get", records)
 }
 
 func (a *app) printChange(res lifecycle.PolicyChange) error {
@@ -219,7 +231,7 @@ the embedded database knows only what --actor says.`,
 				if !res.Authenticated {
 					a.note("who proposed and who approved is what they said (--actor): this database has no users")
 				}
-				a.noteApplied()
+				a.noteApplied(res)
 				return nil
 			})
 		},
@@ -407,10 +419,11 @@ func newPolicySimulate(a *app) *cobra.Command {
 		Use:   "simulate FILE [--as-of TIME]",
 		Short: "Show what would move when under a policy, and change nothing",
 		Long: `Compare, by rule and month, when the records that are there move as things are
-with when they would if they had come in under a policy: into the archive, and
-out of it. Nothing is changed; applying the policy changes nothing for them
-either. A rule that goes by labels cannot be told from a record's row: those
-records count as undecided.`,
+with when they would under a policy: into the archive, and out of it. Nothing is
+changed. Archived copies that would go earlier do not: they are locked for as
+long as they were to stay. A rule that goes by labels cannot be told from a
+record's row: those records count as undecided, and the sweep that follows an
+apply opens them.`,
 		Example: "  lotkeeper policy simulate policy.yaml\n  lotkeeper policy simulate policy.yaml --as-of 2028-01-01 -o json",
 		Args:    arguments("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {

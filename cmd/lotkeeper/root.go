@@ -42,7 +42,7 @@ lives in ./lotkeeper-data.`,
 
 	root.AddCommand(
 		newInit(a), newIngest(a), newSweep(a), newRecord(a), newTrace(a), newHold(a), newRun(a), newReport(a),
-		newVerify(a), newReconcile(a), newExport(a), newAudit(a), newRecover(a), newShred(a), newReceipt(a), newPolicy(a), newVault(a), newDoctor(a), newConfig(a), newDemo(a), newCompletion(a), newVersion(a),
+		newVerify(a), newReconcile(a), newExport(a), newAudit(a), newRecover(a), newShred(a), newReceipt(a), newPolicy(a), newTrigger(a), newVault(a), newDoctor(a), newConfig(a), newDemo(a), newCompletion(a), newVersion(a),
 	)
 	root.SetHelpCommand(newHelp())
 	root.InitDefaultHelpCmd()

@@ -31,6 +31,10 @@ then drop the hot copies' keys. Then destroy the class keys that nothing depends
 on any more. Held records stay; legal holds in the vaults are brought in line
 with the holds.
 
+If a policy was applied since the last sweep, or a trigger set, the records that
+are there are brought in line with it first. What is archived is kept for longer
+if they say so, and never for less: it is locked.
+
 Last come the archived copies whose month is over: what is held is archived
 anew, the keys of the rest are destroyed, so that nobody can read it, and its
 objects are deleted once their locks have ended.
@@ -72,7 +76,7 @@ A sweep that was interrupted is finished by the next one.`,
 	cmd.Flags().BoolVar(&f.acceptClock, "accept-clock", false, "the machine's clock is right, although nothing was recorded for long")
 	exits(cmd, exitFailed, exitFindings, exitLocked, exitRefused)
 	needs(cmd, roleSweeper)
-	finds(cmd, "done, and a hold is PARTIAL, or a step of a rule failed that comes first")
+	finds(cmd, "done, and a hold is PARTIAL, a rule's step failed, or a lock is not long enough yet")
 	return cmd
 }
 
@@ -104,6 +108,12 @@ func (a *app) sweep(ctx context.Context, f sweepFlags) error {
 			err = &findings{
 				"a step before destruction failed, so nothing of its rule was destroyed: " + strings.Join(failed, "; "),
 				"its output is in the log above; mend what it complains of: the next sweep runs it again",
+			}
+		}
+		if err == nil && res.SegmentsWaiting > 0 {
+			err = &findings{
+				plural(res.SegmentsWaiting, "segment") + " could not be locked for as long as the policy says, or not be read to tell: see the log above",
+				"nothing in the archive is purged meanwhile; the next sweep tries again; to see which vault, type: lotkeeper vault list",
 			}
 		}
 		if err == nil && res.LegalHoldsMissing > 0 {
@@ -173,7 +183,7 @@ func nothing(s *screen, r lifecycle.SweepResult) {
 }
 
 func sweepTable(s *screen, r lifecycle.SweepResult) {
-	if r.Due == r.Held+r.LotActive && r.Recovered == 0 && r.ShreddedClasses == 0 && r.Resealed == 0 && r.PurgedClasses+r.Purged+r.Rearchived+len(r.Steps) == 0 {
+	if r.Due == r.Held+r.LotActive && r.Recovered == 0 && r.ShreddedClasses == 0 && r.Resealed == 0 && r.Rescheduled == 0 && r.PurgedClasses+r.Purged+r.Rearchived+len(r.Steps) == 0 {
 		// There was nothing to do, and it says so.
 		nothing(s, r)
 		s.fields("", append([]string{"run", r.RunID}, append(purging(r), legalHolds(r)...)...)...)
@@ -202,13 +212,20 @@ func sweepTable(s *screen, r lifecycle.SweepResult) {
 	s.fields("", append(append(pairs, purging(r)...), legalHolds(r)...)...)
 }
 
-// purging are the lines about the end of archived copies, if there was something to do.
+// purging are the lines about schedules and about the end of archived copies, if there was
+// something to do.
 func purging(r lifecycle.SweepResult) (pairs []string) {
 	for _, l := range []struct {
 		name string
 		n    int
 		what string
 	}{
+		{"rescheduled", r.Rescheduled, "by the policy and the triggers of now"},
+		{"segments moved", r.SegmentsMoved, "to be kept for longer"},
+		{"segments waiting", r.SegmentsWaiting, "for a vault to lengthen their locks"},
+		{"kept longer", r.KeptLonger, "would go earlier, and are locked"},
+		{"undecided", r.Undecided, "stay as they are"},
+		{"never due", r.NeverDue, "kept: no rule, or a trigger that is not set"},
 		{"archived anew", r.Rearchived, "held, and their archive class is over"},
 		{"purged", r.Purged, "can be read by nobody any more"},
 		{"archive classes", r.PurgedClasses, "over"},
