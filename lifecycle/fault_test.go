@@ -336,9 +336,10 @@ func policyScenario(w *world) error {
 	return nil
 }
 
-// policyChange applies another policy, on the day on which a month in the archive is over.
+// policyChange applies another policy, of which only labels say whose rule is whose, on the day on which a month in the archive is over.
 func policyChange(w *world) error {
 	p := parsed(w.t, `
+  - {name: organic, citation: c, match: '"organic" in labels', action: archive}
   - {name: short, citation: c, match: 'lot == "LOT-S"', hot: P1Y, archive: P2Y, action: archive_then_shred}
   - {name: long, citation: c, hot: P4Y, archive: P5Y, action: archive_then_shred}
 `)

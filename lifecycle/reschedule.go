@@ -51,10 +51,10 @@ func (s *sweep) reschedule(ctx context.Context) error {
 	if older {
 		s.Log.Warn().Msg("an ingest is running that began under an older policy: its records follow with the next sweep, and nothing in the archive is purged until then")
 	}
-	if s.behind = older || s.res.SegmentsWaiting > 0; s.behind {
+	f.Done = s.res.SegmentsWaiting == 0
+	if s.behind = older || !f.Done; older {
 		return nil
 	}
-	f.Done = true
 	return s.Store.Reschedule(ctx, s.lease, nil, f, Leaf{})
 }
 
@@ -130,22 +130,21 @@ func (sch *scheduling) byLine(r *Row, line []byte) (policy.Schedule, error) {
 	return sch.policy.Schedule(facts), nil
 }
 
-// active evaluates an active record. It is false if it stays as it is since nobody can say.
-func (sch *scheduling) active(ctx context.Context, s *Sealed) (policy.Schedule, bool, error) {
+// active evaluates an active record. It has Failed, and Kept says why, if nobody can: then
+// the record stays as it is.
+func (sch *scheduling) active(ctx context.Context, s *Sealed) (policy.Schedule, error) {
 	to, sure := sch.byRow(&s.Row)
-	if !sure {
-		line, err := sch.keys.unseal(ctx, s)
-		if err == nil {
-			to, err = sch.byLine(&s.Row, line)
-		}
-		if err != nil {
-			return to, false, err
-		}
+	if sure {
+		return to, nil
 	}
-	if to.Failed {
-		return to, false, errors.New(to.Kept)
+	line, err := sch.keys.unseal(ctx, s)
+	if err == nil {
+		to, err = sch.byLine(&s.Row, line)
 	}
-	return to, true, nil
+	if errors.Is(err, shred.ErrDestroyed) || errors.Is(err, shred.ErrAuthentication) || errors.Is(err, errChecksum) {
+		return policy.Schedule{Failed: true, Kept: err.Error()}, nil
+	}
+	return to, err
 }
 
 // timing is what a schedule makes of an active record: the periods of the classes that it
@@ -223,12 +222,12 @@ func (s *sweep) reschedulings(ctx context.Context, sch *scheduling, page []Seale
 	var periods []Period
 	for i := range page {
 		r := &page[i]
-		to, sure, err := sch.active(ctx, r)
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
+		to, err := sch.active(ctx, r)
+		if err != nil {
+			return nil, err
 		}
-		if !sure {
-			s.Log.Warn().Str("record_id", r.RecordID).Err(err).Msg("what the policy says of the record cannot be told: it stays as it is")
+		if to.Failed {
+			s.Log.Warn().Str("record_id", r.RecordID).Str("reason", to.Kept).Msg("what the policy says of the record cannot be told: it stays as it is")
 			sch.undecided++
 			continue
 		}

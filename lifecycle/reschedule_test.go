@@ -262,6 +262,9 @@ func TestRescheduleVaultDown(t *testing.T) {
 	if g := w.segmentOf("a"); g.Class != class || w.classState(class) != lifecycle.Open {
 		t.Errorf("%+v", g)
 	}
+	if i, err := w.Store.Info(t.Context()); err != nil || i.Following.Leaf == 0 || i.Following.Done {
+		t.Errorf("%+v, %v", i.Following, err)
+	}
 	w.read("a", "b")
 	w.sound()
 	w.verify()
