@@ -380,6 +380,7 @@ func TestRescheduleOlderIngest(t *testing.T) {
 // found.
 func TestRescheduleTampered(t *testing.T) {
 	for name, statement := range map[string]string{
+		"a day of its policy": `UPDATE records SET due_at = '2029-01-10T10:00:00.000000000Z' WHERE record_id = 'a'`,
 		"the due date":        `UPDATE records SET due_at = '2030-01-10T10:00:00.000000000Z' WHERE record_id = 'a'`,
 		"the trace":           `UPDATE reschedules SET due_to = '2030-01-10T10:00:00.000000000Z'`,
 		"both":                `UPDATE reschedules SET due_to = '2028-01-11T10:00:00.000000000Z'; UPDATE records SET due_at = '2028-01-11T10:00:00.000000000Z' WHERE record_id = 'a'`,
@@ -392,7 +393,10 @@ func TestRescheduleTampered(t *testing.T) {
 			w := newWorld(t)
 			w.ingest(both("a", "L", instant(t, "2025-01-10T10:00:00Z")), old("b", "L"))
 			w.sweep()
-			w.apply(parsed(t, "  - {name: r, citation: c, hot: P3Y, archive: P5Y, action: archive_then_shred}\n"))
+			w.apply(parsed(t, `
+  - {name: labelled, citation: c, match: '"x" in labels', hot: P4Y, archive: P5Y, action: archive_then_shred}
+  - {name: rest, citation: c, hot: P3Y, archive: P5Y, action: archive_then_shred}
+`))
 			if res := w.sweep(); res.Rescheduled != 1 || res.SegmentsMoved != 1 {
 				t.Fatalf("%+v", res)
 			}
