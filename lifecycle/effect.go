@@ -64,11 +64,34 @@ type (
 	// RecordsArchived: the members, as far as they are active and have the checksum,
 	// are archived in the segment, and their DEKs dropped. Lacking are records that the
 	// database has not: they are inserted, in their order, archived, and without
-	// ciphertext, as if they had come with this leaf.
+	// ciphertext, as if they had come with this leaf. All go to the segment's class.
 	RecordsArchived struct {
 		Segment string
 		Members []Member
 		Lacking []Sealed
+	}
+	// RecordsRearchived: the moved members, as far as they are archived in From and have
+	// the checksum, are archived in the segment, and of its class. The others are
+	// archived in it for the first time.
+	RecordsRearchived struct {
+		From  string
+		Moved []Member
+		RecordsArchived
+	}
+	// RecordsPurged: the members, as far as they are archived in the segment and have the
+	// checksum, are purged; done, so is the segment, unless any other is archived in it.
+	RecordsPurged struct {
+		Segment string
+		Members []Member
+		Done    bool
+	}
+	// CopyDeleted: a purged segment's copy was deleted at the leaf's time.
+	CopyDeleted struct{ Segment, Vault string }
+	// ArchiveClassMoved: so many active records of one archive class, the first by due
+	// time and seq, are of another.
+	ArchiveClassMoved struct {
+		From, To string
+		Records  int64
 	}
 
 	// VaultAdded: the vault is there, joining or active by the rule of AddVault.
@@ -98,6 +121,9 @@ func (SegmentMoved) effect()       {}
 func (SegmentRescheduled) effect() {}
 func (CopyAdded) effect()          {}
 func (RecordsArchived) effect()    {}
+func (ArchiveClassMoved) effect()  {}
+func (CopyDeleted) effect()        {}
+func (RecordsPurged) effect()      {}
 func (VaultAdded) effect()         {}
 func (VaultMoved) effect()         {}
 func (ClockAccepted) effect()      {}

@@ -33,13 +33,16 @@ type LogRecovery struct {
 	// Behind counts leaves of the database that no vault has: they come after all that
 	// is published.
 	Behind int64 `json:"behind"`
-	// What the entries brought back: holds, verified segments, archived records, those of
-	// these that the database had no row of, classes that were destroyed.
+	// What the entries brought back: holds, verified segments, archived records, those that
+	// were archived anew or purged since, those that the database had no row of, classes
+	// that were destroyed.
 	HoldsPlaced      int   `json:"holds_placed"`
 	HoldsExtended    int   `json:"holds_extended"`
 	HoldsReleased    int   `json:"holds_released"`
 	Segments         int   `json:"segments"`
 	Archived         int64 `json:"archived"`
+	Rearchived       int64 `json:"rearchived"`
+	Purged           int64 `json:"purged"`
 	Rebuilt          int64 `json:"rebuilt"`
 	ClassesDestroyed int   `json:"classes_destroyed"`
 	// LostRecords counts records that were taken in and that the database has no row of.
@@ -75,6 +78,9 @@ const (
 	LostConflict = "conflict"
 	// LostManifest: a segment whose manifest no vault gives back, and its records.
 	LostManifest = "manifest"
+	// LostPurged: records that were purged, and of which no vault has the manifest any
+	// more that could bring back their rows.
+	LostPurged = "purged"
 	// LostLineage: what the lots of archived records were made from, sealed in a segment
 	// that cannot be opened. A hold that traces does not find them.
 	LostLineage = "lineage"
@@ -109,6 +115,7 @@ type logRecovery struct {
 	classes   map[Period]string // of each period the newest
 	seen      map[string]bool   // records of the last segment that an entry was about
 	destroyed []string
+	ends      ends
 	// What a dry run has to remember, since the database does not.
 	archived       map[string]bool
 	taken, excused int64
@@ -125,7 +132,8 @@ type logRecovery struct {
 // checkpoint, and two histories would be signed.
 func (e *Engine) RecoverLog(ctx context.Context, dryRun bool) (LogRecovery, error) {
 	r := &logRecovery{Engine: e, keys: e.keyring(), now: e.Now().UTC(), staged: map[string]Segment{}, archived: map[string]bool{},
-		res: LogRecovery{DryRun: dryRun, Losses: []RecoveryLoss{}, DestroyAgain: []string{}}}
+		ends: ends{map[string]int64{}, map[string]int64{}, map[string]bool{}, map[string]string{}},
+		res:  LogRecovery{DryRun: dryRun, Losses: []RecoveryLoss{}, DestroyAgain: []string{}}}
 	err := r.run(ctx)
 	return r.res, err
 }
@@ -222,9 +230,13 @@ func (r *logRecovery) recover(ctx context.Context, rebase bool) error {
 	if err != nil {
 		return err
 	}
+	purged, err := r.purgedAndLost(ctx)
+	if err != nil {
+		return err
+	}
 	return r.Store.Append(ctx, r.leaf(r.Now(), ActionRecovered, r.res.RunID, r.res.RunID, map[string]any{
 		"from": r.from, "to": r.res.Size, "replayed": r.res.Replayed, "behind": r.res.Behind, "archived": r.res.Archived, "rebuilt": r.res.Rebuilt,
-		"lost_records": left, "losses": len(r.res.Losses)}))
+		"lost_records": left, "lost_purged": purged, "losses": len(r.res.Losses)}))
 }
 
 // head is the newest checkpoint of one vault.
@@ -559,6 +571,14 @@ func (r *logRecovery) effect(ctx context.Context, i int64, en *audit.Entry) (Eff
 		return SegmentMoved{ID: en.Subject, To: Abandoned}, nil
 	case ActionArchived:
 		return r.archivedEffect(ctx, i, en)
+	case ActionClassMoved:
+		return r.classMovedEffect(en)
+	case ActionRearchived:
+		return r.rearchivedEffect(ctx, i, en)
+	case ActionPurged:
+		return r.purgedEffect(ctx, i, en)
+	case ActionObjectsDeleted:
+		return CopyDeleted{en.Subject, b.Vault}, nil
 	case ActionVaultAdded:
 		return VaultAdded{cmp.Or(en.Subject, b.Vault)}, nil
 	case ActionVaultActive:
@@ -691,10 +711,7 @@ func (r *logRecovery) object(ctx context.Context, key string, sum [32]byte) ([]b
 // segment is what is known of one that records are archived in, and its manifest, nil if
 // no vault has it.
 func (r *logRecovery) segment(ctx context.Context, id string) (Segment, *archive.Manifest, error) {
-	g, err := r.Store.Segment(ctx, id)
-	if staged, ok := r.staged[id]; ok && errors.Is(err, ErrNotFound) {
-		g, err = staged, nil // a dry run has staged nothing
-	}
+	g, err := r.segmentRow(ctx, id)
 	if err != nil {
 		return g, nil, err
 	}
@@ -713,16 +730,42 @@ func (r *logRecovery) segment(ctx context.Context, id string) (Segment, *archive
 	return g, m, nil
 }
 
+func (r *logRecovery) segmentRow(ctx context.Context, id string) (Segment, error) {
+	g, err := r.Store.Segment(ctx, id)
+	if staged, ok := r.staged[id]; ok && errors.Is(err, ErrNotFound) {
+		return staged, nil // a dry run has staged nothing
+	}
+	return g, err
+}
+
+// rows finds which of the records the database has.
+func (r *logRecovery) rows(ctx context.Context, ids []string) (map[string]Row, error) {
+	have := map[string]Row{}
+	if len(ids) == 0 {
+		return have, nil
+	}
+	for row, err := range r.Store.Rows(ctx, Query{RecordIDs: ids}) {
+		if err != nil {
+			return nil, err
+		}
+		have[row.RecordID] = row
+	}
+	return have, nil
+}
+
+// archivedBody is what an entry says of the records that it archived.
+type archivedBody struct {
+	First   string   `json:"first"`
+	Last    string   `json:"last"`
+	Records int64    `json:"records"`
+	Root    string   `json:"checksum_root"`
+	Kept    []string `json:"kept"`
+}
+
 // archivedEffect finds the records that an entry archived: those of the manifest from its
 // first to its last, but for what stayed hot and what an earlier entry had archived.
 func (r *logRecovery) archivedEffect(ctx context.Context, i int64, en *audit.Entry) (Effect, error) {
-	var b struct {
-		First   string   `json:"first"`
-		Last    string   `json:"last"`
-		Records int64    `json:"records"`
-		Root    string   `json:"checksum_root"`
-		Kept    []string `json:"kept"`
-	}
+	var b archivedBody
 	if err := json.Unmarshal(en.Body, &b); err != nil {
 		return nil, err
 	}
@@ -731,8 +774,7 @@ func (r *logRecovery) archivedEffect(ctx context.Context, i int64, en *audit.Ent
 		return nil, err
 	}
 	if m == nil {
-		r.lose(LostManifest, g.ID, b.Records, "no vault gives back the manifest %s, which says which records these are", g.ManifestKey)
-		return nil, nil
+		return r.archivedByRows(ctx, i, &g, &b)
 	}
 	first := slices.IndexFunc(m.Entries, func(x archive.Entry) bool { return x.RecordID == b.First })
 	last := slices.IndexFunc(m.Entries, func(x archive.Entry) bool { return x.RecordID == b.Last })
@@ -744,12 +786,9 @@ func (r *logRecovery) archivedEffect(ctx context.Context, i int64, en *audit.Ent
 	for n := range part {
 		ids[n] = part[n].RecordID
 	}
-	have := map[string]Row{}
-	for row, err := range r.Store.Rows(ctx, Query{RecordIDs: ids}) {
-		if err != nil {
-			return nil, err
-		}
-		have[row.RecordID] = row
+	have, err := r.rows(ctx, ids)
+	if err != nil {
+		return nil, err
 	}
 	if r.lineageOf != g.ID {
 		r.seen, r.lineages, r.lineageOf = map[string]bool{}, nil, g.ID
@@ -956,7 +995,7 @@ func (r *logRecovery) account(ctx context.Context) error {
 			r.res.LostRecords += n
 		}
 	}
-	if r.res.LostRecords > 0 {
+	if purged := r.sayUnnamed(); r.res.LostRecords > purged {
 		for _, l := range r.lostIngests {
 			r.lose(LostIngest, l.Subject, l.Records, "taken in from %s; those that were archived since are back; ingest it again, what is there counts as a duplicate", l.Detail)
 		}

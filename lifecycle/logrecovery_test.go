@@ -589,6 +589,57 @@ func TestRecoverLogAsksAll(t *testing.T) {
 	}
 }
 
+// TestRecoverRearchived puts a database back that knows of no end: what was held then is
+// archived anew since, everything else of its class purged.
+func TestRecoverRearchived(t *testing.T) {
+	w, _ := keyringWorld(t)
+	recoverRearchived(t, w, backupSQLite)
+}
+
+func TestRecoverRearchivedOnPostgreSQL(t *testing.T) {
+	d := pgtest.New(t)
+	store, err := postgres.Create(t.Context(), postgres.Options{URL: d.URL()}, 0, firstLeaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorldOn(t, tempDir(t), store)
+	w.newKeyring()
+	recoverRearchived(t, w, backupPostgreSQL(d))
+}
+
+func recoverRearchived(t *testing.T, w *world, take backup) {
+	w.Limits.LockRecords = 2
+	w.ingest(old("a", "LOT-A"), old("b", "LOT-B"), old("c", "LOT-C"), old("held-1", "LOT-H"), old("held-2", "LOT-H"), old("held-3", "LOT-H"))
+	w.sweep()
+	w.sweepUntil(instant(t, "2026-12-31T00:00:00Z"))
+	restore := take(w)
+	w.place(lifecycle.Scope{TLC: "LOT-H"})
+	if got := w.sweepUntil(instant(t, "2027-01-01T00:00:00Z")); got.Purged != 3 || got.Rearchived != 3 || got.ObjectsDeleted == 0 {
+		t.Fatalf("%+v", got)
+	}
+	want := w.known()
+
+	restore()
+	res, err := w.RecoverLog(context.Background(), false)
+	if err != nil || len(res.Losses) > 0 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if got := w.sweep(); got.Purged+got.Rearchived+got.PurgedClasses != 0 {
+		t.Errorf("after it a sweep does again: %+v", got)
+	}
+	for id, want := range map[string]lifecycle.State{"a": lifecycle.Purged, "b": lifecycle.Purged, "c": lifecycle.Purged, "held-1": lifecycle.Held, "held-3": lifecycle.Held} {
+		if v := w.view(id); v.State != want {
+			t.Errorf("%s is %s, want %s", id, v.State, want)
+		}
+	}
+	w.read("held-1", "held-2", "held-3")
+	w.unread("a", "b", "c")
+	w.wantKnown(want)
+	w.verify()
+	w.verifyLog()
+	checkTrail(t, w)
+}
+
 // TestRecoverFaultAtEveryCall interrupts a recovery at each call in each way; the next
 // process goes on with it, and comes to the same.
 func TestRecoverFaultAtEveryCall(t *testing.T) {

@@ -478,15 +478,21 @@ type said struct {
 	triggers triggers                  // that are set by now
 	dates    map[string]triggers       // that were set together, by hash
 	batches  []saidBatch
-	// taken, archived and purged count records; taken none that a recovery said are lost.
+	// taken, archived and purged count records, none that a recovery said are lost.
 	taken, archived, purged int64
-	// recovered are the entries, from one to before another, that recoveries replayed.
-	recovered [][2]int64
+	recovered               []saidRecovery
 }
 
-// lost says that a recovery may have found no records of the entry.
-func (s *said) lost(index int64) bool {
-	return slices.ContainsFunc(s.recovered, func(r [2]int64) bool { return r[0] <= index && index < r[1] })
+// saidRecovery is a recovery, which replayed the entries from one to before another, and
+// lost rows of so many purged records.
+type saidRecovery struct{ from, to, purged int64 }
+
+// lost says that a recovery may have found no records of the entry, or left them as the
+// backup had them: of what was archived only those that were purged since.
+func (s *said) lost(b *saidBatch) bool {
+	return slices.ContainsFunc(s.recovered, func(r saidRecovery) bool {
+		return r.from <= b.index && b.index < r.to && (b.action == ActionIngested || b.action == ActionRescheduled || r.purged > 0)
+	})
 }
 
 type saidHold struct {
@@ -647,12 +653,14 @@ func (s *said) take(index, leaf int64, e *audit.Entry) error {
 		s.dates[s.triggers.hash()] = maps.Clone(s.triggers)
 	case ActionRecovered:
 		var b struct {
-			From int64 `json:"from"`
-			To   int64 `json:"to"`
-			Lost int64 `json:"lost_records"`
+			From   int64 `json:"from"`
+			To     int64 `json:"to"`
+			Lost   int64 `json:"lost_records"`
+			Purged int64 `json:"lost_purged"`
 		}
 		err := read(&b)
-		s.recovered, s.taken = append(s.recovered, [2]int64{b.From, b.To}), s.taken-b.Lost
+		s.recovered = append(s.recovered, saidRecovery{b.From, b.To, b.Purged})
+		s.taken, s.archived, s.purged = s.taken-b.Lost, s.archived-b.Purged, s.purged-b.Purged
 		return err
 	case ActionObjectsDeleted:
 		var c struct {
@@ -969,7 +977,7 @@ func (v *logVerification) batch(ctx context.Context, b saidBatch) error {
 	}
 	f.Subject = b.segment
 	switch checksumRoot, rowRoot, scheduleRoot := archive.Root(sums), archive.Root(rows), archive.Root(schedules); {
-	case len(sums) == 0 && scheduled && v.said.lost(b.index):
+	case len(sums) == 0 && v.said.lost(&b):
 		return nil // a recovery has said so, or has left them as the backup had them
 	case int64(len(sums)) != b.records:
 		f.Detail = fmt.Sprintf("the leaf (%s) is of %d records, the database has %d of them", b.action, b.records, len(sums))

@@ -29,13 +29,8 @@ func (s *Store) MoveArchiveClass(ctx context.Context, l lifecycle.Lease, from, t
 		if err != nil {
 			return err
 		}
-		seqs, err := all(ctx, tx, (*columns).int, `SELECT seq FROM lotkeeper.records WHERE archive_class_no = (SELECT class_no FROM lotkeeper.classes WHERE class_id = $1)
-			AND archive_leaf = 0 ORDER BY due_at, seq LIMIT $2`, from, limit)
+		seqs, err := tx.activeOf(ctx, from, int64(limit))
 		if err != nil || len(seqs) == 0 {
-			return err
-		}
-		if err := exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET archive_class_no = $1, content_class_no = coalesce(content_class_no, archive_class_no)
-			WHERE seq = ANY($2) AND state = 'active'`, toNo, seqs)); err != nil {
 			return err
 		}
 		leafID, err := tx.appendLeaf(ctx, leaf.With("records", len(seqs)))
@@ -43,8 +38,7 @@ func (s *Store) MoveArchiveClass(ctx context.Context, l lifecycle.Lease, from, t
 			return err
 		}
 		n = len(seqs)
-		_, err = tx.exec(ctx, `INSERT INTO lotkeeper.reseals (seq, leaf_id) SELECT seq, $1 FROM unnest($2::bigint[]) seq`, leafID, seqs)
-		return err
+		return tx.markMoved(ctx, toNo, leafID, seqs)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("couldn't move records from archive class %s to %s: %w", from, to, err)
@@ -52,11 +46,24 @@ func (s *Store) MoveArchiveClass(ctx context.Context, l lifecycle.Lease, from, t
 	return n, nil
 }
 
-func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to string, members []lifecycle.Member, leaf lifecycle.Leaf) (int, error) {
-	ids, sums := make([]string, len(members)), make([][]byte, len(members))
-	for i := range members {
-		ids[i], sums[i] = members[i].RecordID, members[i].Checksum[:]
+// activeOf finds the first active records of an archive class.
+func (tx *txn) activeOf(ctx context.Context, class string, limit int64) ([]int64, error) {
+	return all(ctx, tx, (*columns).int, `SELECT seq FROM lotkeeper.records WHERE archive_class_no = (SELECT class_no FROM lotkeeper.classes WHERE class_id = $1)
+		AND archive_leaf = 0 ORDER BY due_at, seq LIMIT $2`, class, limit)
+}
+
+// markMoved moves active records to another archive class.
+func (tx *txn) markMoved(ctx context.Context, classNo, leafID int64, seqs []int64) error {
+	if err := exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET archive_class_no = $1, content_class_no = coalesce(content_class_no, archive_class_no)
+		WHERE seq = ANY($2) AND state = 'active'`, classNo, seqs)); err != nil {
+		return err
 	}
+	_, err := tx.exec(ctx, `INSERT INTO lotkeeper.reseals (seq, leaf_id) SELECT seq, $1 FROM unnest($2::bigint[]) seq`, leafID, seqs)
+	return err
+}
+
+func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to string, members []lifecycle.Member, leaf lifecycle.Leaf) (int, error) {
+	ids, sums := idsAndSums(members)
 	type place struct{ from, to, class int64 }
 	n := 0
 	err := s.fenced(ctx, exclusive, l, func(ctx context.Context, tx *txn) error {
@@ -82,18 +89,23 @@ func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to strin
 		if err != nil {
 			return err
 		}
-		if err := exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET segment_no = $1, archive_class_no = $2, content_class_no = coalesce(content_class_no, archive_class_no)
-			WHERE seq = ANY($3) AND state = 'archived' AND segment_no = $4`, at.to, at.class, seqs, at.from)); err != nil {
-			return err
-		}
 		n = len(seqs)
-		_, err = tx.exec(ctx, `INSERT INTO lotkeeper.rearchivals (seq, leaf_id, from_segment) SELECT seq, $1, $2 FROM unnest($3::bigint[]) seq`, leafID, at.from, seqs)
-		return err
+		return tx.markRearchived(ctx, at.from, at.to, at.class, leafID, seqs)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("couldn't move %d records from segment %s to %s: %w", len(members), from, to, err)
 	}
 	return n, nil
+}
+
+// markRearchived moves archived records to another segment, of the class.
+func (tx *txn) markRearchived(ctx context.Context, from, to, class, leafID int64, seqs []int64) error {
+	if err := exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET segment_no = $1, archive_class_no = $2, content_class_no = coalesce(content_class_no, archive_class_no)
+		WHERE seq = ANY($3) AND state = 'archived' AND segment_no = $4`, to, class, seqs, from)); err != nil {
+		return err
+	}
+	_, err := tx.exec(ctx, `INSERT INTO lotkeeper.rearchivals (seq, leaf_id, from_segment) SELECT seq, $1, $2 FROM unnest($3::bigint[]) seq`, leafID, from, seqs)
+	return err
 }
 
 func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, limit int, counted func(*lifecycle.Row) bool, leaf lifecycle.Leaf) (n int, done bool, err error) {
@@ -134,7 +146,7 @@ func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, li
 		if err != nil {
 			return err
 		}
-		if err := exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET state = 'purged', purge_leaf = $1 WHERE seq = ANY($2) AND state = 'archived'`, leafID, seqs)); err != nil {
+		if err := tx.markPurged(ctx, leafID, seqs); err != nil {
 			return err
 		}
 		n = len(seqs)
@@ -147,6 +159,10 @@ func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, li
 		return 0, false, fmt.Errorf("couldn't purge the records of segment %s: %w", segment, err)
 	}
 	return n, done, nil
+}
+
+func (tx *txn) markPurged(ctx context.Context, leafID int64, seqs []int64) error {
+	return exactly(len(seqs))(tx.exec(ctx, `UPDATE lotkeeper.records SET state = 'purged', purge_leaf = $1 WHERE seq = ANY($2) AND state = 'archived'`, leafID, seqs))
 }
 
 // aggregate adds records to the totals, as far as they are to be counted.

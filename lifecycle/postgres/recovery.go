@@ -199,6 +199,31 @@ func (tx *txn) take(ctx context.Context, leafID int64, leaf lifecycle.Leaf, e li
 		return tx.takeCopy(ctx, e.Segment, e.Copy)
 	case lifecycle.RecordsArchived:
 		return tx.recovering(ctx, func() error { return tx.takeArchived(ctx, leafID, e) })
+	case lifecycle.RecordsRearchived:
+		return tx.recovering(ctx, func() error { return tx.takeRearchived(ctx, leafID, e) })
+	case lifecycle.RecordsPurged:
+		seqs, err := tx.archivedIn(ctx, e.Segment, e.Members)
+		if err != nil {
+			return err
+		}
+		if err := tx.markPurged(ctx, leafID, seqs); err != nil || !e.Done {
+			return err
+		}
+		return exec(`UPDATE lotkeeper.segments g SET purge_leaf = $1 WHERE segment_id = $2 AND purge_leaf = 0
+			AND NOT EXISTS (SELECT FROM lotkeeper.records r WHERE r.segment_no = g.segment_no AND r.state = 'archived')`, leafID, e.Segment)
+	case lifecycle.CopyDeleted:
+		return exec(`UPDATE lotkeeper.segment_copies SET deleted_at = $1
+			WHERE segment_no = (SELECT segment_no FROM lotkeeper.segments WHERE segment_id = $2 AND purge_leaf <> 0) AND vault = $3 AND deleted_at = ''`, stamp(leaf.At), e.Segment, e.Vault)
+	case lifecycle.ArchiveClassMoved:
+		to, err := openClass(ctx, tx, e.To)
+		if err != nil {
+			return err
+		}
+		seqs, err := tx.activeOf(ctx, e.From, e.Records)
+		if err != nil {
+			return err
+		}
+		return tx.markMoved(ctx, to, leafID, seqs)
 	case lifecycle.VaultAdded:
 		return exec(`INSERT INTO lotkeeper.vaults (name, state, since)
 			SELECT $1, CASE WHEN EXISTS (SELECT FROM lotkeeper.segments g WHERE `+live+`) THEN 'joining' ELSE 'active' END, $2
@@ -248,14 +273,12 @@ func (tx *txn) takeLegalHold(ctx context.Context, leaf lifecycle.Leaf, e lifecyc
 }
 
 func (tx *txn) takeArchived(ctx context.Context, leafID int64, e lifecycle.RecordsArchived) error {
-	segmentNo, err := one(ctx, tx, (*columns).int, `SELECT segment_no FROM lotkeeper.segments WHERE segment_id = $1`, e.Segment)
+	type place struct{ segment, class int64 }
+	g, err := one(ctx, tx, func(c *columns) place { return place{c.int(), c.int()} }, `SELECT segment_no, class_no FROM lotkeeper.segments WHERE segment_id = $1`, e.Segment)
 	if err != nil {
 		return found(err, "segment", e.Segment)
 	}
-	ids, sums := make([]string, len(e.Members)), make([][]byte, len(e.Members))
-	for i := range e.Members {
-		ids[i], sums[i] = e.Members[i].RecordID, e.Members[i].Checksum[:]
-	}
+	ids, sums := idsAndSums(e.Members)
 	seqs, err := all(ctx, tx, (*columns).int, `SELECT r.seq FROM unnest($1::text[], $2::bytea[]) m(record_id, checksum),
 		LATERAL (SELECT seq, state, checksum FROM lotkeeper.records r WHERE r.record_id = m.record_id OFFSET 0) r
 		WHERE r.state = 'active' AND r.checksum = m.checksum`, ids, sums)
@@ -269,13 +292,54 @@ func (tx *txn) takeArchived(ctx context.Context, leafID int64, e lifecycle.Recor
 		}
 		seqs = append(seqs, lacking...)
 	}
-	if err := tx.markArchived(ctx, segmentNo, leafID, seqs); err != nil {
+	// The database may have them in the class that they were in before.
+	if _, err := tx.exec(ctx, `UPDATE lotkeeper.records SET archive_class_no = $1, content_class_no = coalesce(content_class_no, archive_class_no)
+		WHERE seq = ANY($2) AND archive_class_no <> $1`, g.class, seqs); err != nil {
+		return fmt.Errorf("couldn't move records to the class of segment %s: %w", e.Segment, err)
+	}
+	if err := tx.markArchived(ctx, g.segment, leafID, seqs); err != nil {
 		return err
 	}
 	if _, err := tx.exec(ctx, `DELETE FROM lotkeeper.deks WHERE seq = ANY($1)`, seqs); err != nil {
 		return fmt.Errorf("couldn't drop DEKs: %w", err)
 	}
 	return nil
+}
+
+func (tx *txn) takeRearchived(ctx context.Context, leafID int64, e lifecycle.RecordsRearchived) error {
+	type place struct{ from, to, class int64 }
+	at, err := one(ctx, tx, func(c *columns) place { return place{c.int(), c.int(), c.int()} },
+		`SELECT f.segment_no, t.segment_no, t.class_no FROM lotkeeper.segments f, lotkeeper.segments t WHERE f.segment_id = $1 AND t.segment_id = $2`, e.From, e.Segment)
+	if err != nil {
+		return found(err, "segment", e.From+" or "+e.Segment)
+	}
+	seqs, err := tx.archivedIn(ctx, e.From, e.Moved)
+	if err != nil {
+		return err
+	}
+	if err := tx.markRearchived(ctx, at.from, at.to, at.class, leafID, seqs); err != nil {
+		return err
+	}
+	if len(e.Members)+len(e.Lacking) == 0 {
+		return nil
+	}
+	return tx.takeArchived(ctx, leafID, e.RecordsArchived)
+}
+
+// archivedIn finds those of the members that are archived in the segment.
+func (tx *txn) archivedIn(ctx context.Context, segment string, members []lifecycle.Member) ([]int64, error) {
+	ids, sums := idsAndSums(members)
+	return all(ctx, tx, (*columns).int, `SELECT r.seq FROM unnest($1::text[], $2::bytea[]) m(record_id, checksum),
+		LATERAL (SELECT seq, state, segment_no, checksum FROM lotkeeper.records r WHERE r.record_id = m.record_id OFFSET 0) r
+		WHERE r.state = 'archived' AND r.segment_no = (SELECT segment_no FROM lotkeeper.segments WHERE segment_id = $3) AND r.checksum = m.checksum`, ids, sums, segment)
+}
+
+func idsAndSums(members []lifecycle.Member) ([]string, [][]byte) {
+	ids, sums := make([]string, len(members)), make([][]byte, len(members))
+	for i := range members {
+		ids[i], sums[i] = members[i].RecordID, members[i].Checksum[:]
+	}
+	return ids, sums
 }
 
 // insertLacking inserts records as a merge does, without ciphertext, and gives their

@@ -3,8 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -28,18 +26,8 @@ func (s *Store) MoveArchiveClass(ctx context.Context, l lifecycle.Lease, from, t
 		if err != nil {
 			return err
 		}
-		rows, err := tx.QueryContext(ctx, `SELECT seq FROM records WHERE archive_class_no = (SELECT class_no FROM classes WHERE class_id = ?) AND state = 'active'
-			ORDER BY due_at, seq LIMIT ?`, from, limit)
-		if err != nil {
-			return err
-		}
-		seqs, err := collect(rows, scanOne[int64])
+		seqs, err := activeOf(ctx, tx, from, int64(limit))
 		if err != nil || len(seqs) == 0 {
-			return err
-		}
-		ids := list(seqs)
-		if err := exactly(len(seqs))(tx.ExecContext(ctx, `UPDATE records SET archive_class_no = ?, content_class_no = coalesce(content_class_no, archive_class_no)
-			WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'active'`, toNo, ids)); err != nil {
 			return err
 		}
 		leafID, err := appendLeaf(ctx, tx, leaf.With("records", len(seqs)))
@@ -47,8 +35,7 @@ func (s *Store) MoveArchiveClass(ctx context.Context, l lifecycle.Lease, from, t
 			return err
 		}
 		n = len(seqs)
-		_, err = tx.ExecContext(ctx, `INSERT INTO reseals (seq, leaf_id) SELECT value, ? FROM json_each(?)`, leafID, ids)
-		return err
+		return markMoved(ctx, tx, toNo, leafID, seqs)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("couldn't move records from archive class %s to %s: %w", from, to, err)
@@ -56,17 +43,30 @@ func (s *Store) MoveArchiveClass(ctx context.Context, l lifecycle.Lease, from, t
 	return n, nil
 }
 
-func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to string, members []lifecycle.Member, leaf lifecycle.Leaf) (int, error) {
-	pairs := make([][2]string, len(members))
-	for i, m := range members {
-		pairs[i] = [2]string{m.RecordID, hex.EncodeToString(m.Checksum[:])}
-	}
-	want, err := json.Marshal(pairs)
+// activeOf finds the first active records of an archive class.
+func activeOf(ctx context.Context, tx *sql.Tx, class string, limit int64) ([]int64, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT seq FROM records WHERE archive_class_no = (SELECT class_no FROM classes WHERE class_id = ?) AND state = 'active'
+		ORDER BY due_at, seq LIMIT ?`, class, limit)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
+	return collect(rows, scanOne[int64])
+}
+
+// markMoved moves active records to another archive class.
+func markMoved(ctx context.Context, tx *sql.Tx, classNo, leafID int64, seqs []int64) error {
+	ids := list(seqs)
+	if err := exactly(len(seqs))(tx.ExecContext(ctx, `UPDATE records SET archive_class_no = ?, content_class_no = coalesce(content_class_no, archive_class_no)
+		WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'active'`, classNo, ids)); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO reseals (seq, leaf_id) SELECT value, ? FROM json_each(?)`, leafID, ids)
+	return err
+}
+
+func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to string, members []lifecycle.Member, leaf lifecycle.Leaf) (int, error) {
 	n := 0
-	err = s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.fenced(ctx, l, func(ctx context.Context, tx *sql.Tx) error {
 		n = 0
 		var fromNo, toNo, classNo int64
 		err := tx.QueryRowContext(ctx, `SELECT f.segment_no, t.segment_no, tc.class_no
@@ -81,7 +81,7 @@ func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to strin
 		}
 		var seqs []int64
 		rows, err := tx.QueryContext(ctx, `SELECT r.seq, r.checksum FROM json_each(?) j CROSS JOIN records r ON r.record_id = j.value ->> 0
-			WHERE r.state = 'archived' AND +r.segment_no = ? AND lower(hex(r.checksum)) = j.value ->> 1 ORDER BY r.due_at, r.seq`, string(want), fromNo)
+			WHERE r.state = 'archived' AND +r.segment_no = ? AND lower(hex(r.checksum)) = j.value ->> 1 ORDER BY r.due_at, r.seq`, pairs(members), fromNo)
 		if err != nil {
 			return err
 		}
@@ -94,23 +94,28 @@ func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to strin
 		if err != nil || len(seqs) == 0 {
 			return err
 		}
-		ids := list(seqs)
 		leafID, err := appendLeaf(ctx, tx, leaf.Of(moved))
 		if err != nil {
 			return err
 		}
-		if err := exactly(len(seqs))(tx.ExecContext(ctx, `UPDATE records SET segment_no = ?, archive_class_no = ?, content_class_no = coalesce(content_class_no, archive_class_no)
-			WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'archived' AND segment_no = ?`, toNo, classNo, ids, fromNo)); err != nil {
-			return err
-		}
 		n = len(seqs)
-		_, err = tx.ExecContext(ctx, `INSERT INTO rearchivals (seq, leaf_id, from_segment) SELECT value, ?, ? FROM json_each(?)`, leafID, fromNo, ids)
-		return err
+		return markRearchived(ctx, tx, fromNo, toNo, classNo, leafID, seqs)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("couldn't move %d records from segment %s to %s: %w", len(members), from, to, err)
 	}
 	return n, nil
+}
+
+// markRearchived moves archived records to another segment, of the class.
+func markRearchived(ctx context.Context, tx *sql.Tx, fromNo, toNo, classNo, leafID int64, seqs []int64) error {
+	ids := list(seqs)
+	if err := exactly(len(seqs))(tx.ExecContext(ctx, `UPDATE records SET segment_no = ?, archive_class_no = ?, content_class_no = coalesce(content_class_no, archive_class_no)
+		WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'archived' AND segment_no = ?`, toNo, classNo, ids, fromNo)); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO rearchivals (seq, leaf_id, from_segment) SELECT value, ?, ? FROM json_each(?)`, leafID, fromNo, ids)
+	return err
 }
 
 func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, limit int, counted func(*lifecycle.Row) bool, leaf lifecycle.Leaf) (n int, done bool, err error) {
@@ -159,8 +164,7 @@ func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, li
 		if err != nil {
 			return err
 		}
-		if err := exactly(len(seqs))(tx.ExecContext(ctx, `UPDATE records SET state = 'purged', purge_leaf = ?
-			WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'archived'`, leafID, list(seqs))); err != nil {
+		if err := markPurged(ctx, tx, leafID, seqs); err != nil {
 			return err
 		}
 		n = len(seqs)
@@ -173,6 +177,11 @@ func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, li
 		return 0, false, fmt.Errorf("couldn't purge the records of segment %s: %w", segment, err)
 	}
 	return n, done, nil
+}
+
+func markPurged(ctx context.Context, tx *sql.Tx, leafID int64, seqs []int64) error {
+	return exactly(len(seqs))(tx.ExecContext(ctx, `UPDATE records SET state = 'purged', purge_leaf = ?
+		WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'archived'`, leafID, list(seqs)))
 }
 
 // aggregate adds records to the totals, as far as they are to be counted.

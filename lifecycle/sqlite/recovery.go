@@ -175,6 +175,31 @@ func take(ctx context.Context, tx *sql.Tx, leafID int64, leaf lifecycle.Leaf, e 
 		return takeCopy(ctx, tx, e.Segment, e.Copy)
 	case lifecycle.RecordsArchived:
 		return recovering(ctx, tx, func() error { return takeArchived(ctx, tx, leafID, e) })
+	case lifecycle.RecordsRearchived:
+		return recovering(ctx, tx, func() error { return takeRearchived(ctx, tx, leafID, e) })
+	case lifecycle.RecordsPurged:
+		seqs, err := archivedIn(ctx, tx, e.Segment, e.Members)
+		if err != nil {
+			return err
+		}
+		if err := markPurged(ctx, tx, leafID, seqs); err != nil || !e.Done {
+			return err
+		}
+		return exec(`UPDATE segments SET purge_leaf = ? WHERE segment_id = ? AND purge_leaf = 0
+			AND NOT EXISTS (SELECT 1 FROM records r WHERE r.segment_no = segments.segment_no AND r.state = 'archived')`, leafID, e.Segment)
+	case lifecycle.CopyDeleted:
+		return exec(`UPDATE segment_copies SET deleted_at = ? WHERE segment_no = (SELECT segment_no FROM segments WHERE segment_id = ? AND purge_leaf <> 0) AND vault = ? AND deleted_at = ''`,
+			stamp(leaf.At), e.Segment, e.Vault)
+	case lifecycle.ArchiveClassMoved:
+		to, err := openClass(ctx, tx, e.To)
+		if err != nil {
+			return err
+		}
+		seqs, err := activeOf(ctx, tx, e.From, e.Records)
+		if err != nil {
+			return err
+		}
+		return markMoved(ctx, tx, to, leafID, seqs)
 	case lifecycle.VaultAdded:
 		_, err := insertVault(ctx, tx, e.Name, leaf)
 		return err
@@ -226,16 +251,12 @@ func takeLegalHold(ctx context.Context, tx *sql.Tx, leaf lifecycle.Leaf, e lifec
 }
 
 func takeArchived(ctx context.Context, tx *sql.Tx, leafID int64, e lifecycle.RecordsArchived) error {
-	var segmentNo int64
-	if err := tx.QueryRowContext(ctx, `SELECT segment_no FROM segments WHERE segment_id = ?`, e.Segment).Scan(&segmentNo); err != nil {
+	var segmentNo, classNo int64
+	if err := tx.QueryRowContext(ctx, `SELECT segment_no, class_no FROM segments WHERE segment_id = ?`, e.Segment).Scan(&segmentNo, &classNo); err != nil {
 		return found(err, "segment", e.Segment)
 	}
-	pairs := make([][2]string, len(e.Members))
-	for i, m := range e.Members {
-		pairs[i] = [2]string{m.RecordID, hex.EncodeToString(m.Checksum[:])}
-	}
 	rows, err := tx.QueryContext(ctx, `SELECT r.seq FROM json_each(?) j JOIN records r ON r.record_id = j.value ->> 0
-		WHERE r.state = 'active' AND lower(hex(r.checksum)) = j.value ->> 1`, list(pairs))
+		WHERE r.state = 'active' AND lower(hex(r.checksum)) = j.value ->> 1`, pairs(e.Members))
 	if err != nil {
 		return err
 	}
@@ -269,6 +290,11 @@ func takeArchived(ctx context.Context, tx *sql.Tx, leafID int64, e lifecycle.Rec
 			seqs = append(seqs, seq(i))
 		}
 	}
+	// The database may have them in the class that they were in before.
+	if _, err := tx.ExecContext(ctx, `UPDATE records SET archive_class_no = ?1, content_class_no = coalesce(content_class_no, archive_class_no)
+		WHERE seq IN (SELECT value FROM json_each(?2)) AND archive_class_no <> ?1`, classNo, list(seqs)); err != nil {
+		return fmt.Errorf("couldn't move records to the class of segment %s: %w", e.Segment, err)
+	}
 	if err := markArchived(ctx, tx, segmentNo, leafID, seqs); err != nil {
 		return err
 	}
@@ -276,4 +302,42 @@ func takeArchived(ctx context.Context, tx *sql.Tx, leafID int64, e lifecycle.Rec
 		return fmt.Errorf("couldn't drop DEKs: %w", err)
 	}
 	return nil
+}
+
+func takeRearchived(ctx context.Context, tx *sql.Tx, leafID int64, e lifecycle.RecordsRearchived) error {
+	var fromNo, toNo, classNo int64
+	if err := tx.QueryRowContext(ctx, `SELECT f.segment_no, t.segment_no, t.class_no FROM segments f, segments t WHERE f.segment_id = ? AND t.segment_id = ?`,
+		e.From, e.Segment).Scan(&fromNo, &toNo, &classNo); err != nil {
+		return found(err, "segment", e.From+" or "+e.Segment)
+	}
+	seqs, err := archivedIn(ctx, tx, e.From, e.Moved)
+	if err != nil {
+		return err
+	}
+	if err := markRearchived(ctx, tx, fromNo, toNo, classNo, leafID, seqs); err != nil {
+		return err
+	}
+	if len(e.Members)+len(e.Lacking) == 0 {
+		return nil
+	}
+	return takeArchived(ctx, tx, leafID, e.RecordsArchived)
+}
+
+// archivedIn finds those of the members that are archived in the segment.
+func archivedIn(ctx context.Context, tx *sql.Tx, segment string, members []lifecycle.Member) ([]int64, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT r.seq FROM json_each(?) j CROSS JOIN records r ON r.record_id = j.value ->> 0
+		WHERE r.state = 'archived' AND +r.segment_no = (SELECT segment_no FROM segments WHERE segment_id = ?) AND lower(hex(r.checksum)) = j.value ->> 1`, pairs(members), segment)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, scanOne[int64])
+}
+
+// pairs is members as JSON.
+func pairs(members []lifecycle.Member) string {
+	out := make([][2]string, len(members))
+	for i, m := range members {
+		out[i] = [2]string{m.RecordID, hex.EncodeToString(m.Checksum[:])}
+	}
+	return list(out)
 }
