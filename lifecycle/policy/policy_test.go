@@ -228,6 +228,10 @@ func TestHeldAsActive(t *testing.T) {
 
 func TestCanonical(t *testing.T) {
 	p, text := example(t)
+	// Logs name policies by this: a form that changes would make strangers of them.
+	if want := "ec9bb2978e4ea7521bc67935f7dc0851e9ed6f35b4f9a40abfa651f0e48d0368"; p.Hash() != want {
+		t.Errorf("the example's hash is %s, and was %s", p.Hash(), want)
+	}
 	again, err := policy.Parse("canonical", p.Canonical())
 	if err != nil {
 		t.Fatal(err)
