@@ -50,9 +50,40 @@ func (s *Store) Reschedule(ctx context.Context, l lifecycle.Lease, moves []lifec
 				}
 			}
 		}
+		// What is done to a record is written before it is done: a guard asks for that.
+		write, err := tx.PrepareContext(ctx, `INSERT INTO reschedules (seq, leaf_id, due_from, due_to, class_from, class_to, archive_from, archive_to)
+			SELECT r.seq, ?, r.due_at, ?, r.class_no, ?, r.archive_class_no, ? FROM `+rowTables+`
+			WHERE r.seq = ? AND r.state = 'active' AND r.checksum = ? AND r.due_at = ? AND hc.class_id = ? AND ac.class_id = ?`)
+		if err != nil {
+			return err
+		}
+		defer write.Close()
+		rewrap, err := tx.PrepareContext(ctx, `UPDATE deks SET class_no = ?, wrapped = ? WHERE seq = ? AND class_no = (SELECT class_no FROM classes WHERE class_id = ?)`)
+		if err != nil {
+			return err
+		}
+		defer rewrap.Close()
+		update, err := tx.PrepareContext(ctx, `UPDATE records SET due_at = ?1, class_no = ?2, archive_class_no = ?3,
+			content_class_no = CASE WHEN archive_class_no = ?3 THEN content_class_no ELSE coalesce(content_class_no, archive_class_no) END WHERE seq = ?4`)
+		if err != nil {
+			return err
+		}
+		defer update.Close()
 		for i := range moves {
-			if err := reschedule(ctx, tx, leafID, classes, &moves[i]); err != nil {
-				return fmt.Errorf("record %s: %w", moves[i].RecordID, err)
+			m := &moves[i]
+			class, archive := classes[m.To.Class], classes[m.To.ArchiveClass]
+			res, err := write.ExecContext(ctx, leafID, stamp(m.To.DueAt), class, archive, m.Seq, m.Checksum[:], stamp(m.From.DueAt), m.From.Class, m.From.ArchiveClass)
+			if err := moved(res, err, fmt.Sprintf("record %s is not as it was", m.RecordID)); err != nil {
+				return err
+			}
+			if m.Wrapped != nil {
+				res, err := rewrap.ExecContext(ctx, class, m.Wrapped, m.Seq, m.From.Class)
+				if err := moved(res, err, fmt.Sprintf("the DEK of record %s is not of its class", m.RecordID)); err != nil {
+					return err
+				}
+			}
+			if err := exactly(1)(update.ExecContext(ctx, stamp(m.To.DueAt), class, archive, m.Seq)); err != nil {
+				return fmt.Errorf("record %s: %w", m.RecordID, err)
 			}
 		}
 		return nil
@@ -61,27 +92,6 @@ func (s *Store) Reschedule(ctx context.Context, l lifecycle.Lease, moves []lifec
 		return fmt.Errorf("couldn't reschedule %d records: %w", len(moves), err)
 	}
 	return nil
-}
-
-// reschedule writes what is done to a record before it does it: a guard asks for that.
-func reschedule(ctx context.Context, tx *sql.Tx, leafID int64, classes map[string]int64, m *lifecycle.Rescheduling) error {
-	class, archive := classes[m.To.Class], classes[m.To.ArchiveClass]
-	res, err := tx.ExecContext(ctx, `INSERT INTO reschedules (seq, leaf_id, due_from, due_to, class_from, class_to, archive_from, archive_to)
-		SELECT r.seq, ?, r.due_at, ?, r.class_no, ?, r.archive_class_no, ? FROM `+rowTables+`
-		WHERE r.seq = ? AND r.state = 'active' AND r.checksum = ? AND r.due_at = ? AND hc.class_id = ? AND ac.class_id = ?`,
-		leafID, stamp(m.To.DueAt), class, archive, m.Seq, m.Checksum[:], stamp(m.From.DueAt), m.From.Class, m.From.ArchiveClass)
-	if err := moved(res, err, "it is not as it was"); err != nil {
-		return err
-	}
-	if m.Wrapped != nil {
-		res, err := tx.ExecContext(ctx, `UPDATE deks SET class_no = ?, wrapped = ? WHERE seq = ? AND class_no = (SELECT class_no FROM classes WHERE class_id = ?)`, class, m.Wrapped, m.Seq, m.From.Class)
-		if err := moved(res, err, "its DEK is not of its class"); err != nil {
-			return err
-		}
-	}
-	return exactly(1)(tx.ExecContext(ctx, `UPDATE records SET due_at = ?1, class_no = ?2, archive_class_no = ?3,
-		content_class_no = CASE WHEN archive_class_no = ?3 THEN content_class_no ELSE coalesce(content_class_no, archive_class_no) END WHERE seq = ?4`,
-		stamp(m.To.DueAt), class, archive, m.Seq))
 }
 
 // rescheduled reads what a leaf did to the records of a condition, and the due dates of
