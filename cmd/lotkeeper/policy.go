@@ -200,9 +200,12 @@ func gets(records int64) string {
 
 func (a *app) printChange(res lifecycle.PolicyChange) error {
 	return result(a, res, func(s *screen) {
-		s.fields("", "name", res.Name, "hash", res.Hash, "replaces", res.Replaces, "applied", fmt.Sprint(res.Applied),
-			"records", fmt.Sprintf("%d; by it %d would go earlier, %d later, %d only labels decide", res.Records, res.Shorter, res.Longer, res.Undecided),
-			"proposed by", res.ProposedBy)
+		fields := []string{"name", res.Name, "hash", res.Hash, "replaces", res.Replaces, "applied", fmt.Sprint(res.Applied),
+			"records", fmt.Sprintf("%d; by it %d would go earlier, %d later, %d only labels decide", res.Records, res.Shorter, res.Longer, res.Undecided)}
+		if res.ProposedBy != "" {
+			fields = append(fields, "proposed by", res.ProposedBy)
+		}
+		s.fields("", fields...)
 		for _, c := range res.Changes {
 			s.printf("  %s\n", c)
 		}
