@@ -76,7 +76,7 @@ A sweep that was interrupted is finished by the next one.`,
 	cmd.Flags().BoolVar(&f.acceptClock, "accept-clock", false, "the machine's clock is right, although nothing was recorded for long")
 	exits(cmd, exitFailed, exitFindings, exitLocked, exitRefused)
 	needs(cmd, roleSweeper)
-	finds(cmd, "done, and a hold is PARTIAL, a rule's step failed, or a lock is not long enough yet")
+	finds(cmd, "done; a hold is PARTIAL, a rule's step failed, or a lock is too short yet")
 	return cmd
 }
 
