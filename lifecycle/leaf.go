@@ -158,7 +158,9 @@ func (l Leaf) Archived(checksums [][32]byte, kept []string) Leaf {
 }
 
 // Of adds to a leaf that commits to records how many they are, and the Merkle root over
-// their checksums in order of seq.
+// their checksums in the order given: of seq for what was taken in, of due time and
+// record id for what was archived anew or purged, which is the same in a database that
+// was made anew.
 func (l Leaf) Of(checksums [][32]byte) Leaf {
 	return l.With("records", len(checksums)).With("checksum_root", hexOf(archive.Root(checksums)))
 }

@@ -3,6 +3,7 @@ package lifecycle_test
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -122,6 +123,13 @@ func (w *world) known() (s known) {
 	}
 	s.segments, err = w.Store.Segments(ctx)
 	fail()
+	for i := range s.segments {
+		g := &s.segments[i]
+		if g.State == lifecycle.PurgedSegment && !slices.ContainsFunc(g.Copies, func(c lifecycle.Copy) bool { return c.DeletedAt.IsZero() }) {
+			// The manifest is deleted that had this.
+			g.ObjectSize, g.ManifestSize, g.PlaintextSHA256, g.WrappedIdentity, g.RetainUntil, g.CreatedAt = 0, 0, [32]byte{}, nil, time.Time{}, time.Time{}
+		}
+	}
 	s.vaults, err = w.Store.Vaults(ctx)
 	fail()
 	s.legal, err = w.Store.LegalHolds(ctx)
@@ -589,41 +597,114 @@ func TestRecoverLogAsksAll(t *testing.T) {
 	}
 }
 
-// TestRecoverRearchived puts a database back that knows of no end: what was held then is
-// archived anew since, everything else of its class purged.
-func TestRecoverRearchived(t *testing.T) {
-	w, _ := keyringWorld(t)
-	recoverRearchived(t, w, backupSQLite)
+// The databases and keyrings that a recovery of an archive's end is tried on.
+func onBoth(t *testing.T, try func(t *testing.T, w *world, take backup)) {
+	t.Run("sqlite", func(t *testing.T) {
+		w, _ := keyringWorld(t)
+		try(t, w, backupSQLite)
+	})
+	t.Run("postgres", func(t *testing.T) {
+		d := pgtest.New(t)
+		store, err := postgres.Create(t.Context(), postgres.Options{URL: d.URL()}, 0, firstLeaf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorldOn(t, tempDir(t), store)
+		w.newKeyring()
+		try(t, w, backupPostgreSQL(d))
+	})
 }
 
-func TestRecoverRearchivedOnPostgreSQL(t *testing.T) {
-	d := pgtest.New(t)
-	store, err := postgres.Create(t.Context(), postgres.Options{URL: d.URL()}, 0, firstLeaf)
-	if err != nil {
-		t.Fatal(err)
+// end is what is left to tell of the end of archive classes: each record's place and
+// steps, and what is certified.
+func (w *world) end() (out []string) {
+	w.t.Helper()
+	ctx := context.Background()
+	must := func(err error) {
+		w.t.Helper()
+		if err != nil {
+			w.t.Fatal(err)
+		}
 	}
-	w := newWorldOn(t, tempDir(t), store)
-	w.newKeyring()
-	recoverRearchived(t, w, backupPostgreSQL(d))
+	for r, err := range w.Store.Rows(ctx, lifecycle.Query{}) {
+		must(err)
+		e, err := w.Store.Existing(ctx, []string{r.RecordID})
+		must(err)
+		steps := strings.Fields(actions(w.view(r.RecordID)))
+		if strings.HasPrefix(r.RecordID, "hot") {
+			// Its key was moved to other hot classes, which of them is not in the log.
+			r.Class = ""
+			steps = slices.DeleteFunc(steps, func(s string) bool { return strings.HasPrefix(s, "resealed:") || strings.HasPrefix(s, "shredded:") })
+		}
+		out = append(out, fmt.Sprintf("%s %s of %s, in %s of %s, content %s: %s", r.RecordID, r.State, r.Class, r.Segment, r.ArchiveClass, e[r.RecordID].ContentClass, steps))
+	}
+	slices.Sort(out)
+	classes, err := w.Store.Classes(ctx, false)
+	must(err)
+	for _, c := range classes {
+		if c.State != lifecycle.Destroyed {
+			continue
+		}
+		r, err := w.Receipt(ctx, c.ID)
+		must(err)
+		if !c.Period.Kind.OfSegments() { // see above; and known exports
+			r.Media, r.NotCovered, r.Disclosures = lifecycle.ReceiptMedia{}, nil, nil
+		}
+		b, err := json.Marshal([]any{r.ReceiptSummary, r.Media, r.Person, r.Sanitization, r.Disclosures, r.NotCovered})
+		must(err)
+		out = append(out, string(b))
+		for _, s := range r.Steps {
+			out = append(out, fmt.Sprintln(s.Action, s.Index, s.Size, s.Entry != nil))
+		}
+	}
+	left, err := w.Store.Undeleted(ctx)
+	must(err)
+	for _, g := range left {
+		out = append(out, "undeleted "+g.ID)
+	}
+	issued, err := w.Store.Leaves(ctx, lifecycle.LeafQuery{Actions: []string{lifecycle.ActionReceipt}})
+	must(err)
+	for _, l := range issued {
+		out = append(out, "issued "+string(l.Body))
+	}
+	return out
 }
+
+func (w *world) wantEnd(want []string) {
+	w.t.Helper()
+	got := w.end()
+	for i := range max(len(got), len(want)) {
+		switch {
+		case i >= len(got):
+			w.t.Errorf("missing %s", want[i])
+		case i >= len(want) || got[i] != want[i]:
+			w.t.Errorf("got  %s\nwant %s", got[i], append(want, "nothing more")[min(i, len(want))])
+		}
+	}
+}
+
+// A database is put back that knows of no end: what was held then is archived anew
+// since, everything else of its class purged.
+func TestRecoverRearchived(t *testing.T) { onBoth(t, recoverRearchived) }
 
 func recoverRearchived(t *testing.T, w *world, take backup) {
 	w.Limits.LockRecords = 2
 	w.ingest(old("a", "LOT-A"), old("b", "LOT-B"), old("c", "LOT-C"), old("held-1", "LOT-H"), old("held-2", "LOT-H"), old("held-3", "LOT-H"))
-	w.sweep()
 	w.sweepUntil(instant(t, "2026-12-31T00:00:00Z"))
 	restore := take(w)
 	w.place(lifecycle.Scope{TLC: "LOT-H"})
 	if got := w.sweepUntil(instant(t, "2027-01-01T00:00:00Z")); got.Purged != 3 || got.Rearchived != 3 || got.ObjectsDeleted == 0 {
 		t.Fatalf("%+v", got)
 	}
-	want := w.known()
+	want, end := w.known(), w.end()
 
 	restore()
 	res, err := w.RecoverLog(context.Background(), false)
-	if err != nil || len(res.Losses) > 0 {
+	if err != nil || len(res.Losses) > 0 || res.Rearchived != 3 || res.Purged != 3 {
 		t.Fatalf("%+v, %v", res, err)
 	}
+	w.wantKnown(want)
+	w.wantEnd(end)
 	if got := w.sweep(); got.Purged+got.Rearchived+got.PurgedClasses != 0 {
 		t.Errorf("after it a sweep does again: %+v", got)
 	}
@@ -634,10 +715,165 @@ func recoverRearchived(t *testing.T, w *world, take backup) {
 	}
 	w.read("held-1", "held-2", "held-3")
 	w.unread("a", "b", "c")
-	w.wantKnown(want)
 	w.verify()
 	w.verifyLog()
 	checkTrail(t, w)
+}
+
+// wholeLife is all that can come of an archive class: records archived, held, archived
+// anew twice, released and purged, others moved to a later class while they were hot,
+// objects deleted, those of the last locked still, and receipts.
+func (w *world) wholeLife() {
+	w.t.Helper()
+	w.sweep()
+	held := w.place(lifecycle.Scope{TLC: "LOT-H"})
+	w.sweepUntil(instant(w.t, "2027-01-01T00:00:00Z")) // archive-2026-12-1 ends
+	w.sweepUntil(instant(w.t, "2027-02-01T00:00:00Z")) // hold-2027-01-1 ends
+	open, err := w.Store.Holds(context.Background(), true)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, h := range open {
+		if h.ID != held.HoldID {
+			w.release(h.ID) // of what is hot
+		}
+	}
+	w.place(lifecycle.Scope{RecordID: "held-1"})
+	w.release(held.HoldID)
+	got := w.sweepUntil(instant(w.t, "2027-03-01T00:00:00Z")) // hold-2027-02-1 and archive-2027-02-1 end
+	if got.Rearchived != 1 || got.Purged == 0 {
+		w.t.Fatalf("%+v", got)
+	}
+	for _, class := range []string{"archive-2026-12-1", "hold-2027-02-1"} {
+		if _, _, err := w.IssueReceipt(context.Background(), class); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if _, err := w.Publish(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) oldOnes() {
+	w.t.Helper()
+	w.Limits.LockRecords, w.Limits.SegmentRecords, w.Limits.BatchRecords = 2, 6, 4
+	w.addVault("second")
+	w.ingest(old("a", "LOT-A"), old("b", "LOT-B"), old("c", "LOT-C"), old("held-1", "LOT-H"), old("held-2", "LOT-H"), old("held-3", "LOT-H"),
+		old("hot-1", "LOT-HOT"), old("hot-2", "LOT-HOT"), old("hot-3", "LOT-HOT"), from(old("held-4", "LOT-H"), "LOT-A"), record("young", "LOT-A", instant(w.t, "2022-09-14T09:00:00Z")))
+	w.place(lifecycle.Scope{TLC: "LOT-HOT"})
+}
+
+// The whole life lies between the backup and the restore: of what was archived in it the
+// database has its own rows, for the manifests are deleted.
+func TestRecoverWholeLife(t *testing.T) {
+	for name, before := range map[string]func(w *world){
+		"hot":      func(*world) {},
+		"archived": func(w *world) { w.sweep() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, w *world, take backup) {
+				w.oldOnes()
+				before(w)
+				restore := take(w)
+				w.wholeLife()
+				want, end := w.known(), w.end()
+				recovered(t, w, restore, want, end)
+			})
+		})
+	}
+}
+
+// Made anew from the vaults, the database has what can be read, and the rows of what was
+// purged as far as its manifest is there; the others are counted.
+func TestRecoverWholeLifeFromVault(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world, take backup) {
+		ctx := context.Background()
+		w.oldOnes()
+		w.wholeLife()
+		want := w.known()
+		verifier, err := note.NewVerifier(storetest.LogKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := w.FirstLeaf(ctx, verifier)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(t.Name(), "sqlite") {
+			w.put(sqlite.Restore(ctx, filepath.Join(tempDir(t), "lotkeeper.db"), first))
+		} else {
+			w.put(postgres.Restore(ctx, postgres.Options{URL: pgtest.New(t).URL()}, first))
+		}
+		dry, err := w.RecoverLog(ctx, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := w.RecoverLog(ctx, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dry.DryRun, dry.RunID, dry.Log = false, res.RunID, res.Log; !reflect.DeepEqual(dry, res) {
+			t.Errorf("a dry run said\n%+v, it came to\n%+v", dry, res)
+		}
+		// Gone are the rows of a, b and c, purged with objects and manifest; and with the
+		// keys of the others what their lots were made from.
+		if res.LostRecords != 3 || res.Rebuilt != 8 || res.Rearchived != 5 || res.Purged != 6 {
+			t.Errorf("%+v", res)
+		}
+		for _, l := range res.Losses {
+			if l.Kind != lifecycle.LostLineage && (l.Kind != lifecycle.LostPurged || l.Records != 3) {
+				t.Errorf("%+v", l)
+			}
+		}
+		w.wantKnown(want)
+		w.read("held-1", "young")
+		for _, id := range []string{"held-2", "held-3", "held-4", "hot-1", "hot-2", "hot-3"} {
+			if v := w.view(id); v.State != lifecycle.Purged {
+				t.Errorf("%+v", v)
+			}
+		}
+		w.unread("held-2", "held-3", "held-4", "hot-1", "hot-2", "hot-3")
+		w.verify()
+		w.verifyLog()
+		if got := w.sweep(); got.Purged+got.Rearchived+got.PurgedClasses+got.Archived != 0 {
+			t.Errorf("after it a sweep does again: %+v", got)
+		}
+		if again, err := w.RecoverLog(ctx, false); err != nil || again.RunID != "" {
+			t.Errorf("again: %+v, %v", again, err)
+		}
+	})
+}
+
+func recovered(t *testing.T, w *world, restore func(), want known, end []string) {
+	ctx := context.Background()
+	restore()
+	dry, err := w.RecoverLog(ctx, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := w.RecoverLog(ctx, false)
+	if err != nil || len(res.Losses) > 0 || res.LostRecords > 0 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if dry.DryRun, dry.RunID, dry.Log = false, res.RunID, res.Log; !reflect.DeepEqual(dry, res) {
+		t.Errorf("a dry run said\n%+v, it came to\n%+v", dry, res)
+	}
+	w.wantKnown(want)
+	w.wantEnd(end)
+	w.read("held-1", "young")
+	w.unread("a", "b", "c", "held-2", "held-3", "held-4", "hot-1", "hot-2", "hot-3")
+	w.verify()
+	w.verifyLog()
+	checkTrail(t, w)
+	if got := w.sweep(); got.Purged+got.Rearchived+got.PurgedClasses+got.Archived != 0 {
+		t.Errorf("after it a sweep does again: %+v", got)
+	}
+	if again, err := w.RecoverLog(ctx, false); err != nil || again.RunID != "" {
+		t.Errorf("again: %+v, %v", again, err)
+	}
 }
 
 // TestRecoverFaultAtEveryCall interrupts a recovery at each call in each way; the next

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 
 	"github.com/lotkeeper/lotkeeper/archive"
@@ -33,11 +32,18 @@ type inOrder struct {
 	due Cursor
 }
 
-// rootOf is the Merkle root over the checksums of records, as Leaf.Of has it.
-func rootOf(of []inOrder) string {
-	slices.SortStableFunc(of, func(a, b inOrder) int {
-		return cmp.Or(a.due.DueAt.Compare(b.due.DueAt), cmp.Compare(a.due.Seq, b.due.Seq))
-	})
+// bySeq is the order of what was archived, byID that of what was archived anew or purged.
+func bySeq(a, b inOrder) int {
+	return cmp.Or(a.due.DueAt.Compare(b.due.DueAt), cmp.Compare(a.due.Seq, b.due.Seq))
+}
+
+func byID(a, b inOrder) int {
+	return cmp.Or(a.due.DueAt.Compare(b.due.DueAt), cmp.Compare(a.RecordID, b.RecordID))
+}
+
+// rootOf is the Merkle root over the checksums of records in an order.
+func rootOf(of []inOrder, order func(a, b inOrder) int) string {
+	of = slices.SortedFunc(slices.Values(of), order)
 	sums := make([][32]byte, len(of))
 	for i := range of {
 		sums[i] = of[i].Checksum
@@ -83,7 +89,7 @@ func (r *logRecovery) archivedByRows(ctx context.Context, i int64, g *Segment, b
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(of)) != b.Records || rootOf(of) != b.Root {
+	if int64(len(of)) != b.Records || rootOf(of, bySeq) != b.Root {
 		r.ends.unnamed[g.ID] += b.Records
 		return nil, nil
 	}
@@ -200,16 +206,13 @@ func (r *logRecovery) rearchivedEffect(ctx context.Context, i int64, en *audit.E
 		if err != nil {
 			return nil, fmt.Errorf("manifest %s, record %s: %w", g.ManifestKey, x.RecordID, err)
 		}
-		if entry.Seq = row.Seq; !here {
-			entry.Seq = math.MaxInt64 // in the manifest's order, after those that are here
-		}
 		of = append(of, placed(&entry))
 		member := Member{x.RecordID, entry.Checksum}
 		first := false // archived, as far as is known here, for the first time
 		switch same := here && row.Checksum == entry.Checksum; {
 		case in:
 			first = row.ArchiveLeaf == id
-		case r.res.DryRun && r.archived[x.RecordID], same && row.State == Archived && row.Segment == from.ID:
+		case r.res.DryRun && r.archived[x.RecordID], same && row.State == Archived && (row.Segment == from.ID || r.res.DryRun):
 			out.Moved = append(out.Moved, member)
 		case !here:
 			lacking, first = append(lacking, x), true
@@ -226,7 +229,7 @@ func (r *logRecovery) rearchivedEffect(ctx context.Context, i int64, en *audit.E
 			r.archived[x.RecordID] = true
 		}
 	}
-	if root := rootOf(of); i >= r.res.Common && (root != b.Root || int64(len(of)) != b.Records) {
+	if root := rootOf(of, byID); i >= r.res.Common && (root != b.Root || int64(len(of)) != b.Records) {
 		r.lose(LostRoot, g.ID, b.Records, "the entry is of %d records with the root %s, the manifest has %d of them with the root %s", b.Records, b.Root, len(of), root)
 	}
 	r.res.Rearchived += int64(len(of))
@@ -270,9 +273,9 @@ func (r *logRecovery) rearchivedByRows(ctx context.Context, i int64, en *audit.E
 		}
 		of = append(of, placed(&row))
 	}
-	rootOf(of)
+	slices.SortFunc(of, bySeq) // as they were read from the segment
 	of = of[:min(int64(len(of)), records)]
-	if rootOf(of) != root {
+	if rootOf(of, byID) != root {
 		r.ends.unnamed[out.Segment] += records - unnamed
 		r.res.Rearchived -= records - unnamed
 		r.ends.stuck[out.From] = true
@@ -307,9 +310,9 @@ func (r *logRecovery) purgedEffect(ctx context.Context, i int64, en *audit.Entry
 		}
 		of = append(of, placed(&row))
 	}
-	rootOf(of)
+	slices.SortFunc(of, byID)
 	of = of[:min(int64(len(of)), b.Records)]
-	if root := rootOf(of); root != b.Root {
+	if root := rootOf(of, byID); root != b.Root {
 		if unnamed == 0 {
 			r.lose(LostRoot, en.Subject, b.Records, "the entry purged %d records with the root %s, the segment has %d of them with the root %s", b.Records, b.Root, len(of), root)
 		}

@@ -590,7 +590,8 @@ type SweepStore interface {
 	// tells. ErrMoved if the segment they go to is not verified, or its class not open,
 	// or the class that they come from is executing or destroyed.
 	Rearchive(ctx context.Context, l Lease, from, to string, members []Member, leaf Leaf) (int, error)
-	// Purge makes up to limit archived records of a segment purged, and the segment
+	// Purge makes up to limit archived records of a segment, the first by due time and
+	// id, purged, and the segment
 	// with the last of them: done. ErrMoved if its class is not destroyed. Leaf.Of says
 	// what the leaf tells, and its field done. A purged segment is left as it is. In the
 	// same transaction those that counted, if it is not nil, says yes to are added to the

@@ -190,15 +190,15 @@ func (s *Store) LeafRows(ctx context.Context, leafID int64) iter.Seq2[lifecycle.
 			var cond string
 			var args []any
 			if err := each(ctx, tx, func(c *columns) {
-				if segment := c.int(); segment != 0 {
+				if segment, order := c.int(), c.text(); segment != 0 {
 					// What was in the segment may have been archived anew since.
 					cond, args = ` WHERE r.seq = ANY(ARRAY(SELECT seq FROM lotkeeper.records WHERE segment_no = $1 UNION SELECT seq FROM lotkeeper.rearchivals WHERE from_segment = $1))
-						AND (r.archive_leaf = $2 OR r.purge_leaf = $2 OR r.seq = ANY(ARRAY(SELECT seq FROM lotkeeper.rearchivals WHERE leaf_id = $2))) ORDER BY r.due_at, r.seq`, []any{segment, leafID}
+						AND (r.archive_leaf = $2 OR r.purge_leaf = $2 OR r.seq = ANY(ARRAY(SELECT seq FROM lotkeeper.rearchivals WHERE leaf_id = $2))) ORDER BY r.due_at, `+order, []any{segment, leafID}
 				} else if cond == "" {
 					cond, args = ` WHERE r.seq >= $1 AND r.seq < $2 AND r.ingest_leaf = $3 ORDER BY r.seq`, []any{c.int(), c.int(), leafID}
 				}
-			}, `SELECT 0, first_seq, first_seq + records FROM lotkeeper.merges WHERE leaf_id = $1
-				UNION ALL SELECT g.segment_no, 0, 0 FROM lotkeeper.leaves l JOIN lotkeeper.segments g ON g.segment_id = l.subject WHERE l.leaf_id = $1`, leafID); err != nil {
+			}, `SELECT 0, '', first_seq, first_seq + records FROM lotkeeper.merges WHERE leaf_id = $1
+				UNION ALL SELECT g.segment_no, CASE WHEN l.action IN ('rearchived', 'purged') THEN 'r.record_id' ELSE 'r.seq' END, 0, 0 FROM lotkeeper.leaves l JOIN lotkeeper.segments g ON g.segment_id = l.subject WHERE l.leaf_id = $1`, leafID); err != nil {
 				return err
 			}
 			if cond == "" {

@@ -82,7 +82,7 @@ func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to strin
 		if err := each(ctx, tx, func(c *columns) { seqs, moved = append(seqs, c.int()), append(moved, c.sum()) },
 			`SELECT r.seq, r.checksum FROM unnest($1::text[], $2::bytea[]) m(record_id, checksum),
 			LATERAL (SELECT * FROM lotkeeper.records r WHERE r.record_id = m.record_id OFFSET 0) r
-			WHERE r.state = 'archived' AND r.segment_no = $3 AND r.checksum = m.checksum ORDER BY r.due_at, r.seq`, ids, sums, at.from); err != nil || len(seqs) == 0 {
+			WHERE r.state = 'archived' AND r.segment_no = $3 AND r.checksum = m.checksum ORDER BY r.due_at, r.record_id`, ids, sums, at.from); err != nil || len(seqs) == 0 {
 			return err
 		}
 		leafID, err := tx.appendLeaf(ctx, leaf.Of(moved))
@@ -128,7 +128,7 @@ func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, li
 		var sums [][32]byte
 		// One more than is asked for, to know whether any is left.
 		if err := each(ctx, tx, func(c *columns) { seqs, sums = append(seqs, c.int()), append(sums, c.sum()) },
-			`SELECT seq, checksum FROM lotkeeper.records WHERE segment_no = $1 AND state = 'archived' ORDER BY due_at, seq LIMIT $2`, g.no, limit+1); err != nil {
+			`SELECT seq, checksum FROM lotkeeper.records WHERE segment_no = $1 AND state = 'archived' ORDER BY due_at, record_id LIMIT $2`, g.no, limit+1); err != nil {
 			return err
 		}
 		if done = len(seqs) <= limit; !done {

@@ -16,6 +16,9 @@ import (
 // list is a parameter for "IN (SELECT value FROM json_each(?))": an explicit
 // list of ids of any length in one statement.
 func list[T any](ids []T) string {
+	if len(ids) == 0 {
+		return "[]" // not null, which is a row of json_each
+	}
 	b, err := json.Marshal(ids)
 	if err != nil {
 		panic(err) // strings and integers

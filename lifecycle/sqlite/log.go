@@ -219,8 +219,9 @@ func (s *Store) leafRows(ctx context.Context, leafID int64, yield func(lifecycle
 	// has brought back have both.
 	// What was in the segment may have been archived anew since.
 	cond, order, args := `(r.segment_no = ?1 OR r.seq IN (SELECT seq FROM rearchivals WHERE from_segment = ?1))
-		AND (r.archive_leaf = ?2 OR r.purge_leaf = ?2 OR r.seq IN (SELECT seq FROM rearchivals WHERE leaf_id = ?2))`, `r.due_at, r.seq`, []any{0, leafID}
-	err = tx.QueryRowContext(ctx, `SELECT g.segment_no FROM leaves l JOIN segments g ON g.segment_id = l.subject WHERE l.leaf_id = ?`, leafID).Scan(&args[0])
+		AND (r.archive_leaf = ?2 OR r.purge_leaf = ?2 OR r.seq IN (SELECT seq FROM rearchivals WHERE leaf_id = ?2))`, ``, []any{0, leafID}
+	err = tx.QueryRowContext(ctx, `SELECT g.segment_no, CASE WHEN l.action IN ('rearchived', 'purged') THEN 'r.due_at, r.record_id' ELSE 'r.due_at, r.seq' END
+		FROM leaves l JOIN segments g ON g.segment_id = l.subject WHERE l.leaf_id = ?`, leafID).Scan(&args[0], &order)
 	if err == sql.ErrNoRows {
 		cond, order, args = `r.seq >= ? AND r.seq < ? AND r.ingest_leaf = ?`, `r.seq`, []any{0, 0, leafID}
 		err = tx.QueryRowContext(ctx, `SELECT first_seq, first_seq + records FROM merges WHERE leaf_id = ?`, leafID).Scan(&args[0], &args[1])

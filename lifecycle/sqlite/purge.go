@@ -81,7 +81,7 @@ func (s *Store) Rearchive(ctx context.Context, l lifecycle.Lease, from, to strin
 		}
 		var seqs []int64
 		rows, err := tx.QueryContext(ctx, `SELECT r.seq, r.checksum FROM json_each(?) j CROSS JOIN records r ON r.record_id = j.value ->> 0
-			WHERE r.state = 'archived' AND +r.segment_no = ? AND lower(hex(r.checksum)) = j.value ->> 1 ORDER BY r.due_at, r.seq`, pairs(members), fromNo)
+			WHERE r.state = 'archived' AND +r.segment_no = ? AND lower(hex(r.checksum)) = j.value ->> 1 ORDER BY r.due_at, r.record_id`, pairs(members), fromNo)
 		if err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func (s *Store) Purge(ctx context.Context, l lifecycle.Lease, segment string, li
 		}
 		var seqs []int64
 		// One more than is asked for, to know whether any is left.
-		rows, err := tx.QueryContext(ctx, `SELECT seq, checksum FROM records WHERE segment_no = ? AND state = 'archived' ORDER BY due_at, seq LIMIT ?`, segmentNo, limit+1)
+		rows, err := tx.QueryContext(ctx, `SELECT seq, checksum FROM records WHERE segment_no = ? AND state = 'archived' ORDER BY due_at, record_id LIMIT ?`, segmentNo, limit+1)
 		if err != nil {
 			return err
 		}

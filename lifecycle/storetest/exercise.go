@@ -107,6 +107,7 @@ func Exercise(t *testing.T, open func(t testing.TB) Harness) {
 		{"Replay", replay},
 		{"ReplayArchived", replayArchived},
 		{"ReplayMoved", replayMoved},
+		{"ReplayPurged", replayPurged},
 
 		{"TrustedTime", trustedTime},
 		{"AcceptClock", acceptClock},
