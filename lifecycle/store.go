@@ -591,11 +591,11 @@ type SweepStore interface {
 	// or the class that they come from is executing or destroyed.
 	Rearchive(ctx context.Context, l Lease, from, to string, members []Member, leaf Leaf) (int, error)
 	// Purge makes up to limit archived records of a segment, the first by due time and
-	// id, purged, and the segment
-	// with the last of them: done. ErrMoved if its class is not destroyed. Leaf.Of says
-	// what the leaf tells, and its field done. A purged segment is left as it is. In the
-	// same transaction those that counted, if it is not nil, says yes to are added to the
-	// aggregates; the leaf's field aggregated tells how many. It must be quick.
+	// id, purged, and the segment with the last of them: done. ErrMoved if its class is
+	// not destroyed. Leaf.Of says what the leaf tells, and its field done. A purged
+	// segment is left as it is. In the same transaction those that counted, if it is not
+	// nil, says yes to are added to the aggregates; the leaf's field aggregated tells how
+	// many. It must be quick.
 	Purge(ctx context.Context, l Lease, segment string, limit int, counted func(*Row) bool, leaf Leaf) (n int, done bool, err error)
 	// Undeleted lists the purged segments of which a copy is not known to be deleted.
 	Undeleted(ctx context.Context) ([]Segment, error)

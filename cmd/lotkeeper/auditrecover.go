@@ -74,6 +74,8 @@ func logRecoveryScreen(s *screen, r lifecycle.LogRecovery) {
 		"of its own", fmt.Sprintf("%d, which come after", r.Behind),
 		"holds", fmt.Sprintf("%d placed, %d extended, %d released", r.HoldsPlaced, r.HoldsExtended, r.HoldsReleased),
 		"archived", fmt.Sprintf("%s in %s, %d of them rebuilt", plural(r.Archived, "record"), plural(r.Segments, "segment"), r.Rebuilt),
+		"anew", plural(r.Rearchived, "record"),
+		"purged", plural(r.Purged, "record"),
 		"destroyed", plural(r.ClassesDestroyed, "class key"),
 		"lost", plural(r.LostRecords, "record"),
 		"keyring", r.KeyringProblem,
