@@ -720,6 +720,43 @@ func recoverRearchived(t *testing.T, w *world, take backup) {
 	checkTrail(t, w)
 }
 
+// What a database has taken in for itself, into a class that has ended meanwhile, goes to
+// a later one.
+func TestRecoverForkedFromAnEndedClass(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world, take backup) {
+		ctx := context.Background()
+		w.ingest(old("a", "LOT-A"))
+		w.sweep()
+		restore := take(w)
+		ring := filepath.Join(w.dir, "ring")
+		older := ring + ".older"
+		copyTree(t, older, ring)
+		w.sweepUntil(instant(t, "2027-01-01T00:00:00Z"))
+
+		restore()
+		w.now = today.Add(time.Minute)
+		w.putBack(ring, older)
+		vaults := w.Vaults
+		w.Vaults = []archive.Vault{archive.NewAbsent("main", errors.New("away"))}
+		w.ingest(old("fork", "LOT-FORK"))
+		w.Vaults = vaults
+		w.now = instant(t, "2027-01-01T00:00:02Z")
+		if _, err := w.RecoverLog(ctx, false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.RecoverKeyring(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.sweep(); got.Archived != 1 {
+			t.Errorf("%+v", got)
+		}
+		w.read("fork")
+		w.unread("a")
+		w.verify()
+		w.verifyLog()
+	})
+}
+
 // wholeLife is all that can come of an archive class: records archived, held, archived
 // anew twice, released and purged, others moved to a later class while they were hot,
 // objects deleted, those of the last locked still, and receipts.

@@ -106,6 +106,28 @@ func (s *sweep) moveActive(ctx context.Context, from string) error {
 	}
 }
 
+// leaveEnded moves active records out of archive classes that have come to their end: a
+// database that was brought back to the log may have taken them in before it knew of it.
+func (s *sweep) leaveEnded(ctx context.Context) error {
+	due, err := s.Store.DueClasses(ctx, latest)
+	if err != nil {
+		return err
+	}
+	ended, err := s.classesIn(ctx, Executing, Destroyed)
+	if err != nil {
+		return err
+	}
+	for _, class := range due {
+		if !ended[class] {
+			continue
+		}
+		if err := s.moveActive(ctx, class); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // rearchival packs what is held out of the segments of one class into new ones.
 type rearchival struct {
 	*sweep

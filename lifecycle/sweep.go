@@ -342,7 +342,7 @@ func (e *Engine) segmentRecords(p *policy.Policy) int {
 // stage before did, so a run that was cut off anywhere is gone on with by
 // running them again.
 func (s *sweep) stages(ctx context.Context) error {
-	for _, stage := range []func(context.Context) error{s.endHolds, s.loadHolds, s.recover, s.reschedule, s.archive, s.reseal, s.shred, s.drop, s.purge, s.legalHolds, s.deleteObjects, s.countNeverDue} {
+	for _, stage := range []func(context.Context) error{s.endHolds, s.loadHolds, s.recover, s.leaveEnded, s.reschedule, s.archive, s.reseal, s.shred, s.drop, s.purge, s.legalHolds, s.deleteObjects, s.countNeverDue} {
 		if err := stage(ctx); err != nil {
 			return err
 		}
