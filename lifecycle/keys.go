@@ -34,6 +34,16 @@ func (k *keyring) key(ctx context.Context, class string) (*shred.ClassKey, error
 	return key, nil
 }
 
+// ask opens a class's key, and fails only where the key store cannot say now: that a key
+// is not there, or destroyed, is an answer, which whoever needs it meets with again.
+func (k *keyring) ask(ctx context.Context, class string) error {
+	_, err := k.key(ctx, class)
+	if errors.Is(err, shred.ErrDestroyed) || errors.Is(err, shred.ErrUnknownKey) {
+		return nil
+	}
+	return err
+}
+
 // forget lets go of keys before they are destroyed.
 func (k *keyring) forget(classes []string) {
 	for _, c := range classes {

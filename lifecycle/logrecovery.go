@@ -848,10 +848,13 @@ func (r *logRecovery) rebuild(ctx context.Context, g *Segment, m *archive.Manife
 		periods = append(periods, HotPeriod(row.DueAt))
 	}
 	if r.lineages == nil {
-		var err error
-		if r.lineages, err = r.lineage(ctx, g, m); err != nil {
+		lineages, lost, err := r.lineage(ctx, g, m)
+		if err != nil {
+			return nil, err
+		}
+		if r.lineages = lineages; lost != nil {
 			r.lineages = map[string][]cte.Lot{}
-			r.lose(LostLineage, g.ID, int64(m.Records), "the segment cannot be opened, and what its records' lots were made from is sealed in it: %v", err)
+			r.lose(LostLineage, g.ID, int64(m.Records), "the segment cannot be opened, and what its records' lots were made from is sealed in it: %v", lost)
 		}
 	}
 	for i := range out {
@@ -915,25 +918,34 @@ func rowOf(x archive.Entry) (Row, error) {
 }
 
 // lineage reads from a segment what its records' lots were made from. A dry run only
-// looks whether it could.
-func (r *logRecovery) lineage(ctx context.Context, g *Segment, m *archive.Manifest) (map[string][]cte.Lot, error) {
+// looks whether it can be opened. Lost says that nobody can any more; an error, that it
+// could not be asked for now: holds go by lineage, so that must not pass for a loss.
+func (r *logRecovery) lineage(ctx context.Context, g *Segment, m *archive.Manifest) (out map[string][]cte.Lot, lost, err error) {
+	if err := r.keys.ask(ctx, g.Class); err != nil {
+		return nil, nil, err
+	}
 	identity, err := r.keys.identity(ctx, g)
 	if err != nil || r.res.DryRun {
-		return map[string][]cte.Lot{}, err
+		return nil, err, nil
 	}
 	sums := make(map[string]string, len(m.Entries))
 	for _, x := range m.Entries {
 		sums[x.RecordID] = x.Checksum
 	}
 	var faults []error
+	var away *vaultFault
 	for _, c := range g.Copies {
 		out, err := r.lineageIn(ctx, g, c, identity, sums)
 		if err == nil {
-			return out, nil
+			return out, nil, nil
 		}
-		faults = append(faults, fmt.Errorf("%s in vault %s: %w", g.ObjectKey, c.Vault, err))
+		err = fmt.Errorf("%s in vault %s: %w", g.ObjectKey, c.Vault, err)
+		if errors.As(err, &away) {
+			return nil, nil, err
+		}
+		faults = append(faults, err)
 	}
-	return nil, cmp.Or(errors.Join(faults...), errors.New("no copy of it is known"))
+	return nil, cmp.Or(errors.Join(faults...), errors.New("no copy of it is known")), nil
 }
 
 func (r *logRecovery) lineageIn(ctx context.Context, g *Segment, c Copy, identity age.Identity, sums map[string]string) (map[string][]cte.Lot, error) {
@@ -942,6 +954,9 @@ func (r *logRecovery) lineageIn(ctx context.Context, g *Segment, c Copy, identit
 		return nil, err
 	}
 	object, _, err := v.Get(ctx, g.ObjectKey, c.ObjectVersion)
+	if err != nil && !errors.Is(err, archive.ErrNotFound) {
+		err = &vaultFault{err}
+	}
 	if err != nil {
 		return nil, err
 	}

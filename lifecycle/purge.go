@@ -182,6 +182,9 @@ func (a *rearchival) take(ctx context.Context, g *Segment, rows []Row) (left int
 	for i := range rows {
 		want[rows[i].Checksum] = &rows[i]
 	}
+	if err := a.keys.ask(ctx, g.Class); err != nil {
+		return len(rows), err
+	}
 	identity, err := a.keys.identity(ctx, g)
 	if err != nil {
 		a.Log.Error().Str("segment", g.ID).Err(err).Msg("a segment cannot be opened")
