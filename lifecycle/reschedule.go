@@ -164,8 +164,9 @@ func (sch *scheduling) timing(r *Row, to policy.Schedule) (hot, arch Period, cha
 		hot = day
 	}
 	purge := later(to.Purge, r.PurgeNotBefore)
-	// One that came too late for its own month stays in the one that it came into.
-	late := !ArchivePeriod(purge).Ends().After(sch.now) && end.After(sch.now)
+	// One that came too late for its own month stays in the one that it came into; one that
+	// had no day at all has come into none.
+	late := !ArchivePeriod(purge).Ends().After(sch.now) && end.After(sch.now) && !r.DueAt.Equal(latest)
 	if month := archivePeriodFrom(purge, sch.now); !month.Ends().Equal(end) && !late {
 		arch = month
 	}
